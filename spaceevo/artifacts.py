@@ -1,0 +1,222 @@
+"""Reading and writing artifacts: the one place that touches result files.
+
+Every artifact is JSON, Parquet or safetensors (never pickle), is written atomically, and carries a header: its kind,
+schema version, the version of spaceevo and the parameters it was made from, the seed, and the seconds it cost.
+A file that is missing, truncated, or of another kind or schema version is an `ArtifactError`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+import spaceevo
+from spaceevo.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+HEADER_KEY = "spaceevo"
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass
+class Record:
+    """What an artifact says of its origin; the cost counts from the construction of the record.
+
+    Attributes:
+        params: the parameters the artifact depends on, by name; JSON-serialisable.
+        seed: seed of all its randomness, or None where there is none.
+        earlier_wall_s, earlier_cpu_s: seconds already spent by an interrupted run that this one resumed.
+    """
+
+    params: Mapping[str, Any]
+    seed: int | None = None
+    earlier_wall_s: float = 0.0
+    earlier_cpu_s: float = 0.0
+    _wall_start: float = field(default_factory=time.perf_counter)
+    _cpu_start: float = field(default_factory=time.process_time)
+
+    def cost(self) -> dict[str, float]:
+        """Wall and CPU seconds spent so far."""
+        return {
+            "wall_s": round(self.earlier_wall_s + time.perf_counter() - self._wall_start, 3),
+            "cpu_s": round(self.earlier_cpu_s + time.process_time() - self._cpu_start, 3),
+        }
+
+    def header(self, kind: str) -> dict[str, Any]:
+        """The header of an artifact of this `kind` finished now."""
+        return {
+            "kind": kind,
+            "schema_version": SCHEMA_VERSION,
+            "spaceevo_version": spaceevo.__version__,
+            "params": dict(self.params),
+            "seed": self.seed,
+            "cost": self.cost(),
+        }
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the place of `path` when the block ends without an error.
+
+    Raises:
+        ArtifactError: the disk is full; whatever was at `path` before is untouched.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ArtifactError(
+                f"The disk is full: {target} was not written; free some space on {target.parent} and run again."
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path | str, kind: str, content: Mapping[str, Any], record: Record) -> None:
+    """Write `content` (JSON-serialisable) with its header under the key "spaceevo"."""
+    document = {HEADER_KEY: record.header(kind), **content}
+    write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def read_json(path: Path | str, kind: str) -> dict[str, Any]:
+    """The content of a JSON artifact of this `kind`, without its header."""
+    document = _load_json(Path(path))
+    _check(Path(path), document.pop(HEADER_KEY, None), kind)
+    return document
+
+
+def write_table(path: Path | str, kind: str, table: pd.DataFrame, record: Record) -> None:
+    """Write a data frame as Parquet."""
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    header = {HEADER_KEY.encode(): json.dumps(record.header(kind)).encode()}
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **header})
+    with atomic_path(path) as temporary:
+        pq.write_table(arrow, temporary)
+
+
+def read_table(path: Path | str, kind: str) -> pd.DataFrame:
+    """The data frame of a Parquet artifact of this `kind`."""
+    arrow = _load_parquet(Path(path))
+    _check(Path(path), _parquet_header(arrow.schema), kind)
+    return arrow.to_pandas()
+
+
+def write_tensors(
+    path: Path | str, kind: str, arrays: Arrays, record: Record, content: Mapping[str, Any] | None = None
+) -> None:
+    """Write named arrays as safetensors, with `content` (JSON-serialisable) beside them."""
+    metadata = {HEADER_KEY: json.dumps(record.header(kind)), "content": json.dumps(dict(content or {}))}
+    contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+    write_bytes(path, safetensors_bytes(contiguous, metadata=metadata))
+
+
+def read_tensors(path: Path | str, kind: str) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays and the content of a safetensors artifact of this `kind`."""
+    metadata, arrays = _load_safetensors(Path(path), with_arrays=True)
+    header = json.loads(metadata[HEADER_KEY]) if HEADER_KEY in metadata else None
+    _check(Path(path), header, kind)
+    return arrays, json.loads(metadata["content"])
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """The header of any artifact: kind, schema_version, spaceevo_version, params, seed, cost."""
+    path = Path(path)
+    header: dict[str, Any] | None
+    if path.suffix == ".json":
+        header = _load_json(path).get(HEADER_KEY)
+    elif path.suffix == ".parquet":
+        header = _parquet_header(_load_parquet(path).schema)
+    else:
+        metadata, _ = _load_safetensors(path, with_arrays=False)
+        header = json.loads(metadata[HEADER_KEY]) if HEADER_KEY in metadata else None
+    _check(path, header, None)
+    assert header is not None
+    return header
+
+
+def _check(path: Path, header: Mapping[str, Any] | None, kind: str | None) -> None:
+    if header is None:
+        raise ArtifactError(f"{path} is not an artifact of spaceevo: it has no header.")
+    if kind is not None and header["kind"] != kind:
+        raise ArtifactError(f"{path} is a {header['kind']}, where a {kind} is needed.")
+    if header["schema_version"] != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has schema version {header['schema_version']}, this spaceevo reads {SCHEMA_VERSION}: "
+            "delete it and run again."
+        )
+
+
+def _damaged(path: Path, error: Exception) -> ArtifactError:
+    if isinstance(error, FileNotFoundError):
+        return ArtifactError(f"{path} does not exist: run snakemake to make it.")
+    return ArtifactError(f"{path} is corrupt or truncated ({error}): delete it and run again.")
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(document, dict):
+        raise ArtifactError(f"{path} is not an artifact of spaceevo: it has no header.")
+    return document
+
+
+def _load_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+
+
+def _parquet_header(schema: pa.Schema) -> dict[str, Any] | None:
+    text = (schema.metadata or {}).get(HEADER_KEY.encode())
+    return None if text is None else json.loads(text)
+
+
+def _load_safetensors(path: Path, with_arrays: bool) -> tuple[dict[str, str], Arrays]:
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            arrays = {name: stream.get_tensor(name) for name in stream.keys()} if with_arrays else {}  # noqa: SIM118
+            return stream.metadata() or {}, arrays
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error

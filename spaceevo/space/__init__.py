@@ -1,0 +1,36 @@
+"""Hyperspaces, spaces, subnets and their codes; sampling, mutation and crossover. Imports nothing heavy."""
+
+from spaceevo.space.hyperspace import BlockType, Hyperspace, Stage, load_hyperspace, parse_hyperspace
+from spaceevo.space.sampling import (
+    cross_subnets,
+    mutate_space,
+    mutate_subnet,
+    sample_space,
+    sample_stage,
+    sample_subnet,
+)
+from spaceevo.space.space import Space, StageOptions, count_spaces, enumerate_spaces, parse_space
+from spaceevo.space.subnet import BlockChoice, StageChoice, Subnet, parse_subnet
+
+__all__ = [
+    "BlockChoice",
+    "BlockType",
+    "Hyperspace",
+    "Space",
+    "Stage",
+    "StageChoice",
+    "StageOptions",
+    "Subnet",
+    "count_spaces",
+    "cross_subnets",
+    "enumerate_spaces",
+    "load_hyperspace",
+    "mutate_space",
+    "mutate_subnet",
+    "parse_hyperspace",
+    "parse_space",
+    "parse_subnet",
+    "sample_space",
+    "sample_stage",
+    "sample_subnet",
+]

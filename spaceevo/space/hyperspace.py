@@ -1,0 +1,203 @@
+"""Hyperspaces: the declaration (YAML) from which spaces, sampling, codes and keys all derive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spaceevo.errors import ParamsError
+
+SHIPPED = Path(__file__).parent / "hyperspaces"
+NO_EXPAND = (0.0,)  # the expand ratio of a block that has none; written "0" in codes
+
+
+@dataclass(frozen=True)
+class BlockType:
+    """A block with its elastic choices.
+
+    Attributes:
+        block: name of the block in `spaceevo.nn.blocks`.
+        kernels: odd kernel sizes to choose from, ascending.
+        expands: expand ratios to choose from, ascending; `(0.0,)` where the block has none.
+        activation: relu, relu6, swish, hswish, or None where the block fixes its own.
+    """
+
+    block: str
+    kernels: tuple[int, ...]
+    expands: tuple[float, ...] = NO_EXPAND
+    activation: str | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of blocks of one type at one feature map size.
+
+    Attributes:
+        widths: output channels to choose from, ascending; empty for the logits (one per class).
+        depths: numbers of blocks to choose from, ascending.
+        stride: stride of the first block.
+        window: number of consecutive widths a space keeps, or None where the stage is not searched.
+        block_type: the block of a stage that is not searched, else None.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    stride: int
+    window: int | None = None
+    block_type: BlockType | None = None
+
+    @property
+    def searched(self) -> bool:
+        return self.window is not None
+
+    def window_widths(self, index: int) -> tuple[int, ...]:
+        """Widths of window `index`: consecutive entries of `widths`."""
+        assert self.window is not None
+        return self.widths[index : index + self.window]
+
+    @property
+    def windows(self) -> int:
+        """Number of width windows to choose from."""
+        assert self.window is not None
+        return len(self.widths) - self.window + 1
+
+
+@dataclass(frozen=True)
+class Hyperspace:
+    """Everything that can be searched: a fixed sequence of elastic stages and their choices."""
+
+    name: str
+    resolutions: tuple[int, ...]
+    block_kd_resolutions: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    block_types: tuple[BlockType, ...]
+
+    @cached_property
+    def searched_stages(self) -> tuple[Stage, ...]:
+        return tuple(stage for stage in self.stages if stage.searched)
+
+    @cached_property
+    def body(self) -> tuple[Stage, ...]:
+        """The stages a subnet code describes: all up to the last searched one."""
+        last = max(i for i, stage in enumerate(self.stages) if stage.searched)
+        return self.stages[: last + 1]
+
+    @cached_property
+    def head(self) -> tuple[Stage, ...]:
+        """The stages after the body; they leave no choice."""
+        return self.stages[len(self.body) :]
+
+    def stage(self, name: str) -> Stage:
+        """The stage called `name`; a `KeyError` names the stages there are."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(f"{self.name} has no stage {name!r}, only {[s.name for s in self.stages]}")
+
+    def stride_before(self, name: str) -> int:
+        """Product of the strides of all stages before stage `name`."""
+        stride = 1
+        for stage in self.stages:
+            if stage.name == name:
+                return stride
+            stride *= stage.stride
+        raise KeyError(name)
+
+    def in_widths(self, name: str) -> tuple[int, ...]:
+        """Widths that can arrive at stage `name` over all spaces (empty for the first stage)."""
+        previous: tuple[int, ...] = ()
+        for stage in self.stages:
+            if stage.name == name:
+                return previous
+            previous = stage.widths
+        raise KeyError(name)
+
+
+@lru_cache(maxsize=32)
+def load_hyperspace(name: str) -> Hyperspace:
+    """The hyperspace called `name`, or the one in the YAML file at path `name`.
+
+    Raises:
+        ParamsError: no such hyperspace, or its file is not a valid declaration.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SHIPPED / f"{name}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+        raise ParamsError(f"There is no hyperspace {name!r}: use one of {shipped}, or the path of a YAML file.")
+    try:
+        declared = yaml.safe_load(path.read_text())
+        return parse_hyperspace(path.stem, declared)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ParamsError(f"The hyperspace file {path} is not valid: {error}.") from error
+
+
+def parse_hyperspace(name: str, declared: dict[str, Any]) -> Hyperspace:
+    """Build and check a hyperspace from its YAML declaration; `ValueError` says what is wrong."""
+    if "-" in name or "_" in name:
+        raise ValueError(f"the name {name!r} must not contain '-' or '_', which separate the parts of a code")
+    hyperspace = Hyperspace(
+        name=name,
+        resolutions=_ascending("resolutions", declared["resolutions"]),
+        block_kd_resolutions=_ascending("block_kd_resolutions", declared["block_kd_resolutions"]),
+        stages=tuple(_stage(entry) for entry in declared["stages"]),
+        block_types=tuple(_block_type(entry) for entry in declared["block_types"]),
+    )
+    if not hyperspace.searched_stages:
+        raise ValueError("no stage has search: true")
+    if len(hyperspace.block_types) > 10:
+        raise ValueError("a code has one digit per block type: at most 10 block types")
+    for stage in hyperspace.searched_stages:
+        if not 1 <= stage.windows <= 10:
+            raise ValueError(f"stage {stage.name} has {stage.windows} width windows: 1 to 10 fit a digit")
+    if len({stage.name for stage in hyperspace.stages}) < len(hyperspace.stages):
+        raise ValueError("two stages have the same name")
+    for stage in hyperspace.head:
+        if len(stage.widths) > 1 or len(stage.depths) > 1:
+            raise ValueError(f"stage {stage.name} follows the last searched stage and must leave no choice")
+    last = hyperspace.stages[-1]
+    if last.widths or last.block_type is None or last.block_type.block != "linear":
+        raise ValueError("the last stage must be block: linear without widths (one output per class)")
+    return hyperspace
+
+
+def _stage(entry: dict[str, Any]) -> Stage:
+    known = {"name", "search", "block", "kernels", "expands", "activation", "widths", "depths", "stride", "window"}
+    if unknown := set(entry) - known:
+        raise ValueError(f"stage {entry.get('name')} has unknown keys {sorted(unknown)}")
+    searched = entry.get("search", False)
+    return Stage(
+        name=entry["name"],
+        widths=_ascending("widths", entry.get("widths", [])),
+        depths=_ascending("depths", entry["depths"]),
+        stride=int(entry["stride"]),
+        window=int(entry["window"]) if searched else None,
+        block_type=None if searched else _block_type({k: entry[k] for k in _BLOCK_KEYS & entry.keys()}),
+    )
+
+
+_BLOCK_KEYS = {"block", "kernels", "expands", "activation"}
+
+
+def _block_type(entry: dict[str, Any]) -> BlockType:
+    if unknown := set(entry) - _BLOCK_KEYS:
+        raise ValueError(f"block {entry.get('block')} has unknown keys {sorted(unknown)}")
+    kernels = _ascending("kernels", entry.get("kernels", [1]))
+    if any(k % 2 == 0 for k in kernels):
+        raise ValueError(f"block {entry['block']} has an even kernel size: {kernels}")
+    return BlockType(
+        block=entry["block"],
+        kernels=kernels,
+        expands=tuple(float(e) for e in entry.get("expands", [])) or NO_EXPAND,
+        activation=entry.get("activation"),
+    )
+
+
+def _ascending(key: str, values: list[int]) -> tuple[int, ...]:
+    if any(not isinstance(v, int) or v < 1 for v in values) or sorted(set(values)) != list(values):
+        raise ValueError(f"{key} must be ascending positive integers, not {values}")
+    return tuple(values)

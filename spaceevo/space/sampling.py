@@ -1,0 +1,88 @@
+"""Random spaces and subnets, and the moves of evolution: mutation and crossover. Every draw uses the generator given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from spaceevo.space.hyperspace import Hyperspace
+from spaceevo.space.space import Space, StageOptions
+from spaceevo.space.subnet import BlockChoice, StageChoice, Subnet
+
+T = TypeVar("T")
+
+
+def _choose(rng: np.random.Generator, values: Sequence[T]) -> T:
+    return values[int(rng.integers(len(values)))]
+
+
+def sample_space(hyperspace: Hyperspace, rng: np.random.Generator) -> Space:
+    """A space drawn uniformly."""
+    searched = hyperspace.searched_stages
+    types = tuple(int(rng.integers(len(hyperspace.block_types))) for _ in searched)
+    windows = tuple(int(rng.integers(stage.windows)) for stage in searched)
+    return Space(hyperspace, types, windows)
+
+
+def mutate_space(space: Space, rng: np.random.Generator) -> Space:
+    """`space` with the block type or the width window of one stage changed to another; never `space` itself."""
+    moves = []
+    for index, stage in enumerate(space.hyperspace.searched_stages):
+        moves += [(index, i, None) for i in range(len(space.hyperspace.block_types)) if i != space.block_types[index]]
+        moves += [(index, None, i) for i in range(stage.windows) if i != space.windows[index]]
+    kind_is_type = bool(rng.integers(2))
+    preferred = [move for move in moves if (move[1] is not None) == kind_is_type]
+    index, block_type, window = _choose(rng, preferred or moves)
+    return space.with_stage(index, block_type=block_type, window=window)
+
+
+def sample_stage(options: StageOptions, rng: np.random.Generator, *, depth: int | None = None) -> StageChoice:
+    """A stage choice: depth uniform (or as given), then kernel, width and expand ratio of each block uniform."""
+    depth = _choose(rng, options.stage.depths) if depth is None else depth
+    return tuple(_choose(rng, options.blocks) for _ in range(depth))
+
+
+def sample_subnet(space: Space, rng: np.random.Generator) -> Subnet:
+    """A subnet with resolution, depths and blocks drawn uniformly and independently."""
+    resolution = _choose(rng, space.hyperspace.resolutions)
+    return Subnet(resolution, tuple(sample_stage(options, rng) for options in space.options))
+
+
+def mutate_subnet(space: Space, subnet: Subnet, probability: float, rng: np.random.Generator) -> Subnet:
+    """Redraw the resolution, each depth and each choice of each block with the given probability."""
+    resolution = subnet.resolution
+    if rng.random() < probability:
+        resolution = _choose(rng, space.hyperspace.resolutions)
+    stages = tuple(
+        _mutate_stage(options, choice, probability, rng)
+        for options, choice in zip(space.options, subnet.stages, strict=True)
+    )
+    return Subnet(resolution, stages)
+
+
+def _mutate_stage(
+    options: StageOptions, choice: StageChoice, probability: float, rng: np.random.Generator
+) -> StageChoice:
+    depth = _choose(rng, options.stage.depths) if rng.random() < probability else len(choice)
+    blocks = list(choice[:depth])
+    while len(blocks) < depth:
+        blocks.append(_choose(rng, options.blocks))
+    return tuple(
+        BlockChoice(
+            _choose(rng, options.block_type.kernels) if rng.random() < probability else block.kernel_size,
+            _choose(rng, options.widths) if rng.random() < probability else block.width,
+            _choose(rng, options.block_type.expands) if rng.random() < probability else block.expand_ratio,
+        )
+        for block in blocks
+    )
+
+
+def cross_subnets(first: Subnet, second: Subnet, rng: np.random.Generator) -> Subnet:
+    """The resolution and each whole stage taken from one of the two parents at random."""
+    resolution = (first, second)[int(rng.integers(2))].resolution
+    stages = tuple(
+        pair[int(rng.integers(2))] for pair in zip(first.stages, second.stages, strict=True)
+    )
+    return Subnet(resolution, stages)
