@@ -1,6 +1,6 @@
 """The embedded dataset: a handwritten digit on a larger canvas, among fragments of other digits.
 
-The digits are the 1,797 pictures of 8×8 pixels of scikit-learn's `load_digits`, so nothing is downloaded. Each split
+The digits are the 1,797 pictures of 8x8 pixels of scikit-learn's `load_digits`, so nothing is downloaded. Each split
 draws from digits of its own. The bytes of an image are a pure function of the seed and the options: random words come
 straight from PCG64 (whose stream NumPy never changes, NEP 19), and all arithmetic is addition, multiplication,
 division and square root of float64, which IEEE 754 defines to the last bit, or of integers.
@@ -44,7 +44,7 @@ class ClutterOptions:
         image_size: side of the canvas, in pixels.
         train_images, val_images, test_images: images of each split.
         fragments: pieces of other digits on each canvas.
-        min_scale, max_scale: side of the 8×8 digit's frame as a share of the canvas's side.
+        min_scale, max_scale: side of the 8x8 digit's frame as a share of the canvas's side.
         max_rotation_deg: the digit is turned by up to this much either way, in degrees, below 90.
         noise: each channel of each pixel is off by up to this much (triangular distribution), of 255.
     """
@@ -221,22 +221,26 @@ def _ink(strokes: Floats, row: Floats, column: Floats) -> npt.NDArray[np.int32]:
     return ramp
 
 
-def _ground(
-    words: np.random.PCG64, count: int, side: int, light: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int32]:
+def _ground(words: np.random.PCG64, count: int, side: int, light: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """Backgrounds, int32 [B, side, side, 3]: a soft gradient between two colours, dark where strokes are light."""
     start, end = (_tint(words, count, low=20.0, high=95.0) for _ in range(2))
     direction = _between(_uniform(words, 2, count), -0.5, 0.5)
     position = (np.arange(side) + 0.5) / side - 0.5
     mix = 0.5 + direction[0][:, None, None] * position[:, None] + direction[1][:, None, None] * position
     colour = start[:, None, None, :] + (end - start)[:, None, None, :] * mix[..., None]
-    return np.rint(np.where(light[:, None, None, None], colour, 255.0 - colour)).astype(np.int32)
+    return _toned(colour, light[:, None, None, None])
 
 
 def _stroke_colours(words: np.random.PCG64, light: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """One colour of ink per image, int32 [B, 3], light or dark."""
     colour = _tint(words, len(light), low=150.0, high=255.0)
-    return np.rint(np.where(light[:, None], colour, 255.0 - colour)).astype(np.int32)
+    return _toned(colour, light[:, None])
+
+
+def _toned(colour: Floats, light: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """The colours as they are where strokes are light, and their negatives elsewhere."""
+    toned: npt.NDArray[np.int32] = np.rint(np.where(light, colour, 255.0 - colour)).astype(np.int32)
+    return toned
 
 
 def _tint(words: np.random.PCG64, count: int, low: float, high: float) -> Floats:
@@ -263,7 +267,7 @@ def _rotation(half_tangent: Floats) -> Floats:
 def _uniform(words: np.random.PCG64, *shape: int) -> Floats:
     """Float64 in [0, 1) from the upper 53 bits of random words."""
     raw: Any = words.random_raw(math.prod(shape))
-    values: Floats = (raw >> np.uint64(11)).astype(np.float64).reshape(shape) * 2.0**-53
+    values: Floats = (raw >> np.uint64(11)).astype(np.float64).reshape(shape) / 2**53
     return values
 
 

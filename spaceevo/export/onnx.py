@@ -1,0 +1,198 @@
+"""Int8 graph → ONNX, in the QDQ form that onnxruntime fuses into integer kernels without rest.
+
+uint8 activations with int8 per-channel weights are the fast path of onnxruntime on x86. Every tensor t of the graph
+appears as `<t>_q` (uint8) and, where it is read, `<t>_dq` (its float view); a kernel stands between the float views of
+its inputs and one QuantizeLinear. Scales and zero points of activations are scalars (rank 0): others do not fuse.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+import spaceevo
+from spaceevo.quant.graph import ActivationNode, AddNode, ConvNode, GateNode, Int8Graph, Node, PoolNode
+from spaceevo.quant.grids import HSIGMOID_GRID, SIGMOID_GRID, Grid
+
+OPSET = 17
+IR_VERSION = 8  # of the onnx release that introduced opset 17, so that runtimes from 2022 on load the file
+INPUT_NAME = "input"
+OUTPUT_NAME = "output"
+HALF = "half"  # the constant of the hard swish
+
+Integers = npt.NDArray[np.integer[Any]]
+
+
+def to_onnx(graph: Int8Graph, outputs: Sequence[str] | None = None) -> bytes:
+    """Serialize a graph as an ONNX model.
+
+    Args:
+        graph: the network.
+        outputs: further tensors to give out, dequantized, each as `debug_name(tensor)`.
+
+    Returns:
+        A `ModelProto`. Input `input`: float32 [N, C, H, W]. Output `output`: float32 [N, channels] where the last
+        map is 1×1 (logits), else [N, channels, height, width]. The description is in `metadata_props`, as JSON.
+    """
+    writer = _Writer(graph)
+    for node in graph.nodes:
+        writer.add(node)
+    return writer.model(outputs or ()).SerializeToString()  # type: ignore[no-any-return]
+
+
+def debug_name(tensor: str) -> str:
+    """Name of the float32 view of a tensor in the model."""
+    return f"{tensor}_dq"
+
+
+class _Writer:
+    """Collects the nodes and initializers of one model."""
+
+    def __init__(self, graph: Int8Graph) -> None:
+        self.graph = graph
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.views: set[str] = set()
+        self.quantize(INPUT_NAME, graph.input, graph.grids[graph.input])
+
+    def model(self, outputs: Sequence[str]) -> onnx.ModelProto:
+        graph = self.graph
+        infos = [self.output_info()]
+        infos += [_float_info(self.view(tensor), graph.shapes[tensor]) for tensor in outputs]
+        onnx_graph = helper.make_graph(
+            self.nodes,
+            "spaceevo",
+            [_float_info(INPUT_NAME, graph.shapes[graph.input])],
+            infos,
+            list(self.initializers.values()),
+        )
+        model = helper.make_model(
+            onnx_graph,
+            producer_name="spaceevo",
+            producer_version=spaceevo.__version__,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+        )
+        helper.set_model_props(model, {key: json.dumps(value) for key, value in graph.description.items()})
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def output_info(self) -> onnx.ValueInfoProto:
+        """Write the network's output and describe it."""
+        graph = self.graph
+        shape = graph.shapes[graph.output]
+        last = f"{graph.output}_q"
+        if (shape.height, shape.width) == (1, 1):
+            self.node("Flatten", [last], f"{last}_flat")
+            last = f"{last}_flat"
+            info = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["N", shape.channels])
+        else:
+            info = _float_info(OUTPUT_NAME, shape)
+        self.node("DequantizeLinear", [last, *self.grid(graph.output, graph.grids[graph.output])], OUTPUT_NAME)
+        return info
+
+    def add(self, node: Node) -> None:
+        """Write one node of the graph and the quantization of its output."""
+        raw, grid = f"{node.output}_raw", self.graph.grids[node.output]
+        match node:
+            case ConvNode():
+                self.conv(node, raw)
+            case PoolNode():
+                self.node("GlobalAveragePool", [self.view(node.input)], raw)
+            case AddNode():
+                self.node("Add", [self.view(node.input), self.view(node.other)], raw)
+            case GateNode():
+                self.node("Mul", [self.view(node.input), self.view(node.gate)], raw)
+            case ActivationNode():
+                gate = self.swish_gate(node) if node.activation == "swish" else self.hswish_gate(node)
+                self.node("Mul", [self.view(node.input), gate], raw)
+        self.quantize(raw, node.output, grid)
+
+    def conv(self, node: ConvNode, raw: str) -> None:
+        name, pad = node.output, node.kernel_size // 2
+        bias_scale = np.float32(self.graph.grids[node.input].scale) * node.weight_scale
+        zeros = np.zeros_like(node.weight_scale)
+        inputs = [
+            self.constant(f"{name}_weight", node.weight, node.weight_scale, zeros.astype(np.int8)),
+            self.constant(f"{name}_bias", node.bias, bias_scale, zeros.astype(np.int32)),
+        ]
+        self.node(
+            "Conv",
+            [self.view(node.input), *inputs],
+            raw,
+            kernel_shape=[node.kernel_size] * 2,
+            strides=[node.stride] * 2,
+            pads=[pad] * 4,
+            group=node.groups,
+        )
+
+    def swish_gate(self, node: ActivationNode) -> str:
+        """The sigmoid of the input."""
+        gate = f"{node.output}_gate"
+        self.node("Sigmoid", [self.view(node.input)], f"{gate}_raw")
+        self.quantize(f"{gate}_raw", gate, SIGMOID_GRID)
+        return self.view(gate)
+
+    def hswish_gate(self, node: ActivationNode) -> str:
+        """clip(input / 6 + 0.5, 0, 1).
+
+        onnxruntime has no integer HardSwish or HardSigmoid. The input's integers with a sixth of its scale are
+        input / 6, the sum with 0.5 is a QLinearAdd, and its grid's ends are the clip.
+        """
+        gate, grid = f"{node.output}_gate", self.graph.grids[node.input]
+        sixth = f"{gate}_sixth"
+        sixth_grid = self.grid(sixth, Grid(grid.scale / 6, grid.zero_point))
+        self.node("DequantizeLinear", [f"{node.input}_q", *sixth_grid], sixth)
+        if HALF not in self.initializers:
+            self.constant(HALF, np.array(1, np.uint8), np.array(0.5, np.float32), np.array(0, np.uint8))
+        self.node("Add", [sixth, f"{HALF}_dq"], f"{gate}_raw")
+        self.quantize(f"{gate}_raw", gate, HSIGMOID_GRID)
+        return self.view(gate)
+
+    def quantize(self, raw: str, tensor: str, grid: Grid) -> None:
+        """Put the float value `raw` on the grid of `tensor`."""
+        self.node("QuantizeLinear", [raw, *self.grid(tensor, grid)], f"{tensor}_q")
+
+    def view(self, tensor: str) -> str:
+        """Name of the float view of a quantized tensor, written when first asked for."""
+        name = debug_name(tensor)
+        if name not in self.views:
+            self.views.add(name)
+            self.node("DequantizeLinear", [f"{tensor}_q", f"{tensor}_scale", f"{tensor}_zero_point"], name)
+        return name
+
+    def constant(self, name: str, integers: Integers, scale: npt.NDArray[np.float32], zero_point: Integers) -> str:
+        """A quantized constant (per channel of axis 0 where the scale is an array); returns its float view."""
+        parts = [
+            self.initializer(name, integers),
+            self.initializer(f"{name}_scale", scale),
+            self.initializer(f"{name}_zero_point", zero_point),
+        ]
+        axis = {"axis": 0} if scale.ndim else {}
+        self.node("DequantizeLinear", parts, f"{name}_dq", **axis)
+        return f"{name}_dq"
+
+    def grid(self, tensor: str, grid: Grid) -> tuple[str, str]:
+        """Names of the scalar scale and zero point of a tensor."""
+        return (
+            self.initializer(f"{tensor}_scale", np.array(grid.scale, np.float32)),
+            self.initializer(f"{tensor}_zero_point", np.array(grid.zero_point, np.uint8)),
+        )
+
+    def initializer(self, name: str, value: npt.NDArray[Any]) -> str:
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: object) -> None:
+        self.nodes.append(helper.make_node(op_type, list(inputs), [output], name=output, **attributes))
+
+
+def _float_info(name: str, shape: tuple[int, int, int]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape])

@@ -1,0 +1,155 @@
+"""LSQ+ fake quantizers (Bhalgat et al. 2020), with integer zero points and positive scales by construction.
+
+A quantizer is applied through a `Precision`: a function of (quantizer, tensor) that every network takes as an
+argument, so that one network runs in FP32, in simulated INT8, or under observation without any state on its modules.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from spaceevo.quant.grids import (
+    HSIGMOID_GRID,
+    LEVELS,
+    RELU6_MAX_SCALE,
+    SIGMOID_GRID,
+    WEIGHT_LEVELS,
+    Grid,
+    GridKind,
+)
+
+Precision = Callable[[nn.Module, Tensor], Tensor]
+
+MIN_SCALE = 1e-8
+
+
+def fp32(quantizer: nn.Module, x: Tensor) -> Tensor:
+    """Precision that leaves every tensor as it is."""
+    return x
+
+
+def int8(quantizer: nn.Module, x: Tensor) -> Tensor:
+    """Precision that quantizes every tensor on its grid."""
+    return cast(Tensor, quantizer(x))
+
+
+class FixedQuantizer(nn.Module):
+    """Quantizer on a grid that is not learned; straight-through gradient inside its range, none outside."""
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self.grid_ = grid
+
+    def grid(self) -> Grid:
+        return self.grid_
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fake_quantize_per_tensor_affine(x, self.grid_.scale, self.grid_.zero_point, 0, LEVELS)
+
+
+SIGMOID_QUANTIZER = FixedQuantizer(SIGMOID_GRID)
+
+
+class ActivationQuantizer(nn.Module):
+    """Per-tensor quantizer with a learned scale, and a learned offset where the grid's kind leaves one.
+
+    Learned are log(scale) and, for affine grids, β; the zero point is z = round(−β / scale), clipped to 0 … 255, with
+    a straight-through gradient. Gradients are scaled by 1 / √(N · 255), N the number of features of one example
+    (LSQ, Esser et al. 2020).
+    """
+
+    def __init__(self, kind: GridKind) -> None:
+        super().__init__()
+        self.kind = kind
+        self.log_scale = nn.Parameter(torch.tensor(math.log(RELU6_MAX_SCALE)))
+        self.offset = nn.Parameter(torch.tensor(0.0)) if kind == "affine" else None
+
+    def scale(self) -> Tensor:
+        """The scale, positive; at most 6 / 255 for relu6, so that the grid's end is the clip."""
+        scale = self.log_scale.exp()
+        return scale.clamp(max=RELU6_MAX_SCALE) if self.kind == "relu6" else scale
+
+    def zero_point(self, scale: Tensor) -> Tensor:
+        """The zero point before rounding, in 0 … 255."""
+        if self.offset is None:
+            return torch.zeros_like(scale)
+        return (-self.offset / scale).clamp(0, LEVELS)
+
+    @torch.no_grad()
+    def set_range(self, low: float, high: float) -> None:
+        """Put the grid on [low, high], which is widened to contain zero."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        if self.offset is None:
+            low = 0.0
+        scale = max((high - low) / LEVELS, MIN_SCALE)
+        self.log_scale.fill_(math.log(scale))
+        if self.offset is not None:
+            self.offset.fill_(low)
+
+    @torch.no_grad()
+    def grid(self) -> Grid:
+        scale = self.scale()
+        return Grid(float(scale), round(float(self.zero_point(scale))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.scale()
+        zero_point = self.zero_point(scale)
+        if not torch.is_grad_enabled():
+            rounded = zero_point.round().to(torch.int32)
+            return torch.fake_quantize_per_tensor_affine(x, scale, rounded, 0, LEVELS)
+        factor = 1.0 / math.sqrt(x[0].numel() * LEVELS)
+        fake_quantize = torch._fake_quantize_learnable_per_tensor_affine
+        return fake_quantize(x, scale.reshape(1), zero_point.reshape(1), 0, LEVELS, factor)
+
+
+class WeightQuantizer(nn.Module):
+    """Per-output-channel symmetric quantizer on −127 … 127 with learned scales.
+
+    Args:
+        channels: output channels; a weight with fewer uses the first scales.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+
+    def scale(self, channels: int) -> Tensor:
+        """float32 [channels], positive."""
+        return self.log_scale[:channels].exp()
+
+    @torch.no_grad()
+    def set_from(self, weight: Tensor) -> None:
+        """Initial scales from each channel's mean and deviation: max(|μ − 3σ|, |μ + 3σ|) / 127 (LSQ+)."""
+        flat = weight.flatten(1)
+        mean, deviation = flat.mean(1), flat.std(1, unbiased=False)
+        largest = torch.maximum((mean - 3 * deviation).abs(), (mean + 3 * deviation).abs())
+        self.log_scale.copy_((largest / WEIGHT_LEVELS).clamp(min=MIN_SCALE).log())
+
+    def forward(self, weight: Tensor) -> Tensor:
+        channels = weight.shape[0]
+        scale = self.scale(channels)
+        if not torch.is_grad_enabled():
+            zeros = torch.zeros(channels, dtype=torch.int32, device=weight.device)
+            return torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -WEIGHT_LEVELS, WEIGHT_LEVELS)
+        factor = 1.0 / math.sqrt(weight[0].numel() * WEIGHT_LEVELS)
+        fake_quantize = torch._fake_quantize_learnable_per_channel_affine
+        zeros = torch.zeros_like(scale)
+        return fake_quantize(weight, scale, zeros, 0, -WEIGHT_LEVELS, WEIGHT_LEVELS, factor)
+
+    @torch.no_grad()
+    def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """int8 weights and float32 scales [channels] that `forward` simulates."""
+        scale = self.scale(weight.shape[0])
+        shape = (-1,) + (1,) * (weight.dim() - 1)
+        quantized = (weight * scale.reciprocal().reshape(shape)).round().clamp(-WEIGHT_LEVELS, WEIGHT_LEVELS)
+        return quantized.to(torch.int8), scale
+
+
+def activation_quantizer(kind: GridKind) -> FixedQuantizer | ActivationQuantizer:
+    """The quantizer of a tensor whose grid is of this kind."""
+    return FixedQuantizer(HSIGMOID_GRID) if kind == "hsigmoid" else ActivationQuantizer(kind)

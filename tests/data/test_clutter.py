@@ -1,0 +1,96 @@
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from spaceevo.data.clutter import CLASSES, SPLITS, ClutterOptions, make_split, source_digits
+from spaceevo.errors import DataError
+
+SMALL = ClutterOptions(image_size=32, train_images=300, val_images=40, test_images=37)
+
+
+def sha256(split: str, options: ClutterOptions, seed: int) -> str:
+    return hashlib.sha256(make_split(split, options, seed)[0].tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_same_seed_same_bytes_and_another_seed_others(split: str) -> None:
+    assert sha256(split, SMALL, 3) == sha256(split, SMALL, 3)
+    assert sha256(split, SMALL, 3) != sha256(split, SMALL, 4)
+
+
+def test_bytes_are_those_of_every_other_machine() -> None:
+    assert sha256("test", replace(ClutterOptions(), test_images=40), 0) == DEFAULT_SHA256
+
+
+def test_more_images_leave_the_first_ones_as_they_are() -> None:
+    longer, _ = make_split("train", replace(SMALL, train_images=600), 0)
+    shorter, _ = make_split("train", replace(SMALL, train_images=500), 0)
+    np.testing.assert_array_equal(longer[:500], shorter)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_splits_share_no_source_digit(seed: int) -> None:
+    pools = source_digits(seed)
+    together = np.concatenate([pools[split] for split in SPLITS])
+    assert len(together) == 1797
+    np.testing.assert_array_equal(np.sort(together), np.arange(1797))
+    assert 0.68 < len(pools["train"]) / 1797 < 0.72
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_shape_and_class_balance(split: str) -> None:
+    images, labels = make_split(split, SMALL, 0)
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int64
+    assert images.shape == (len(labels), 32, 32, 3)
+    assert len(labels) == getattr(SMALL, f"{split}_images")
+    counts = np.bincount(labels, minlength=len(CLASSES))
+    assert counts.max() - counts.min() <= 1
+
+
+def test_images_differ_from_one_another() -> None:
+    images, _ = make_split("train", SMALL, 0)
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+def test_digit_alone_is_legible_by_its_own_class_mean() -> None:
+    """Without clutter, noise, rotation or change of scale, nearest class means recognise digits never seen."""
+    plain = replace(
+        SMALL, train_images=500, test_images=100, fragments=0, noise=0, max_rotation_deg=0, min_scale=1, max_scale=1
+    )
+
+    def strokes(split: str) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = make_split(split, plain, 0)
+        contrast = np.abs(images.astype(float) - images[:, :1, :1]).sum(-1).reshape(len(images), -1)
+        return contrast / np.linalg.norm(contrast, axis=1, keepdims=True), labels
+
+    train, train_labels = strokes("train")
+    test, test_labels = strokes("test")
+    means = np.stack([train[train_labels == label].mean(0) for label in range(10)])
+    assert ((test @ means.T).argmax(1) == test_labels).mean() > 0.75
+
+
+@pytest.mark.parametrize(("field", "value"), [("fragments", 0), ("noise", 0), ("max_rotation_deg", 0.0)])
+def test_knobs_can_be_switched_off_and_matter(field: str, value: float) -> None:
+    assert sha256("val", replace(SMALL, **{field: value}), 0) != sha256("val", SMALL, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_size", 8),
+        ("train_images", 3),
+        ("val_images", 0),
+        ("test_images", 9),
+        ("fragments", -1),
+        ("min_scale", 0.0),
+        ("min_scale", 0.9),
+        ("max_scale", 1.2),
+        ("max_rotation_deg", 90.0),
+        ("noise", 256),
+    ],
+)
+def test_option_out_of_range_is_named(field: str, value: float) -> None:
+    with pytest.raises(DataError, match=field):
+        replace(SMALL, **{field: value})
