@@ -59,6 +59,11 @@ class Record:
             "cpu_s": round(self.earlier_cpu_s + time.process_time() - self._cpu_start, 3),
         }
 
+    def resume(self, cost: Mapping[str, float]) -> None:
+        """Count what an interrupted run had already spent."""
+        self.earlier_wall_s += cost["wall_s"]
+        self.earlier_cpu_s += cost["cpu_s"]
+
     def header(self, kind: str) -> dict[str, Any]:
         """The header of an artifact of this `kind` finished now."""
         return {

@@ -53,11 +53,11 @@ class ClutterOptions:
     train_images: int = 12_000
     val_images: int = 1_500
     test_images: int = 1_500
-    fragments: int = 5
-    min_scale: float = 0.5
-    max_scale: float = 0.8
-    max_rotation_deg: float = 20.0
-    noise: int = 24
+    fragments: int = 3
+    min_scale: float = 0.6
+    max_scale: float = 0.85
+    max_rotation_deg: float = 15.0
+    noise: int = 16
 
     def __post_init__(self) -> None:
         checks = {
@@ -247,7 +247,8 @@ def _tint(words: np.random.PCG64, count: int, low: float, high: float) -> Floats
     """Random hues [count, 3] whose channels lie between `low` and `high` (the hue circle of HSV)."""
     hue = _uniform(words, count)[:, None] * 6
     distance = np.abs((hue - np.array([0.0, 2.0, 4.0]) + 3) % 6 - 3)
-    return low + (high - low) * np.clip(2 - distance, 0.0, 1.0)
+    tint: Floats = low + (high - low) * np.clip(2 - distance, 0.0, 1.0)
+    return tint
 
 
 def _triangular_noise(words: np.random.PCG64, shape: tuple[int, ...], amplitude: int) -> npt.NDArray[np.int32]:

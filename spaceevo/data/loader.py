@@ -79,7 +79,7 @@ def batches(
         # DataLoader draws a seed for its workers; from the global generator, that would make resuming visible there.
         generator=torch.Generator().manual_seed(seed),
     )
-    return iter(loader)
+    return _raising(loader)
 
 
 def materialise(split: Split, resolution: int, limit: int | None = None, seed: int = 0) -> Batch:
@@ -98,8 +98,20 @@ def materialise(split: Split, resolution: int, limit: int | None = None, seed: i
     return torch.cat(parts), torch.from_numpy(split.labels[chosen])
 
 
-class _EpochBatches(Dataset[Batch]):
-    """The batches of one epoch by their step, which is all that a worker process is told."""
+def _raising(loader: DataLoader[Batch | DataError]) -> Iterator[Batch]:
+    """The batches of a loader, raising the errors among them."""
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+class _EpochBatches(Dataset[Batch | DataError]):
+    """The batches of one epoch by their step, which is all that a worker process is told.
+
+    An error is returned in place of its batch, because DataLoader would wrap one that is raised in a worker into the
+    text of a traceback.
+    """
 
     def __init__(
         self,
@@ -117,7 +129,13 @@ class _EpochBatches(Dataset[Batch]):
         self._augment = augment
         self._seed, self._epoch = seeds
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | DataError:
+        try:
+            return self._batch(step)
+        except DataError as error:
+            return error
+
+    def _batch(self, step: int) -> Batch:
         indices = self._order[step * self._batch_size : (step + 1) * self._batch_size]
         if self._augment is None:
             images = self._split.fetch(indices, self._resolution)

@@ -17,13 +17,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import spaceevo
+from spaceevo.export.names import INPUT_NAME, OUTPUT_NAME, VIEW_SUFFIX
 from spaceevo.quant.graph import ActivationNode, AddNode, ConvNode, GateNode, Int8Graph, Node, PoolNode
 from spaceevo.quant.grids import HSIGMOID_GRID, SIGMOID_GRID, Grid
 
 OPSET = 17
 IR_VERSION = 8  # of the onnx release that introduced opset 17, so that runtimes from 2022 on load the file
-INPUT_NAME = "input"
-OUTPUT_NAME = "output"
 HALF = "half"  # the constant of the hard swish
 
 Integers = npt.NDArray[np.integer[Any]]
@@ -34,7 +33,7 @@ def to_onnx(graph: Int8Graph, outputs: Sequence[str] | None = None) -> bytes:
 
     Args:
         graph: the network.
-        outputs: further tensors to give out, dequantized, each as `debug_name(tensor)`.
+        outputs: further tensors to give out, dequantized, each as `<tensor>_dq`.
 
     Returns:
         A `ModelProto`. Input `input`: float32 [N, C, H, W]. Output `output`: float32 [N, channels] where the last
@@ -44,11 +43,6 @@ def to_onnx(graph: Int8Graph, outputs: Sequence[str] | None = None) -> bytes:
     for node in graph.nodes:
         writer.add(node)
     return writer.model(outputs or ()).SerializeToString()  # type: ignore[no-any-return]
-
-
-def debug_name(tensor: str) -> str:
-    """Name of the float32 view of a tensor in the model."""
-    return f"{tensor}_dq"
 
 
 class _Writer:
@@ -151,7 +145,7 @@ class _Writer:
         self.node("DequantizeLinear", [f"{node.input}_q", *sixth_grid], sixth)
         if HALF not in self.initializers:
             self.constant(HALF, np.array(1, np.uint8), np.array(0.5, np.float32), np.array(0, np.uint8))
-        self.node("Add", [sixth, f"{HALF}_dq"], f"{gate}_raw")
+        self.node("Add", [sixth, HALF + VIEW_SUFFIX], f"{gate}_raw")
         self.quantize(f"{gate}_raw", gate, HSIGMOID_GRID)
         return self.view(gate)
 
@@ -161,7 +155,7 @@ class _Writer:
 
     def view(self, tensor: str) -> str:
         """Name of the float view of a quantized tensor, written when first asked for."""
-        name = debug_name(tensor)
+        name = tensor + VIEW_SUFFIX
         if name not in self.views:
             self.views.add(name)
             self.node("DequantizeLinear", [f"{tensor}_q", f"{tensor}_scale", f"{tensor}_zero_point"], name)
@@ -175,8 +169,8 @@ class _Writer:
             self.initializer(f"{name}_zero_point", zero_point),
         ]
         axis = {"axis": 0} if scale.ndim else {}
-        self.node("DequantizeLinear", parts, f"{name}_dq", **axis)
-        return f"{name}_dq"
+        self.node("DequantizeLinear", parts, name + VIEW_SUFFIX, **axis)
+        return name + VIEW_SUFFIX
 
     def grid(self, tensor: str, grid: Grid) -> tuple[str, str]:
         """Names of the scalar scale and zero point of a tensor."""

@@ -1,92 +1,183 @@
 """Int8 graph → TFLite, through TensorFlow's converter.
 
-Every tensor passes a fake quantization on its learned grid, from which the converter takes scales and zero points; no
-representative data set is involved. TFLite's activations are signed: integers and zero points are those of the graph
-less 128. TensorFlow is imported inside `to_tflite` only, and must not share a process with torch.
+Every tensor passes a fake quantization on its learned grid. The converter takes scales and zero points from these, so
+it needs no representative data set; a tensor without one would become a float island. TFLite is NHWC and its
+activations are signed: their integers and zero points are those of the graph less 128.
+
+TensorFlow is imported inside `to_tflite` only, and must not share a process with torch.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import warnings
 import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from spaceevo.export.names import INPUT_NAME, OUTPUT_NAME
+from spaceevo.nn.plan import Shape
 from spaceevo.quant.graph import ActivationNode, AddNode, ConvNode, GateNode, Int8Graph, Node, PoolNode
 from spaceevo.quant.grids import LEVELS, SIGMOID_GRID, WEIGHT_LEVELS, Grid
 
+METADATA_FILE = "metadata.json"
+LABELS_FILE = "labels.txt"
+LABELS_KEY = "class_names"  # of the description
+
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same file from the same graph, whenever it is written
+
+FloatArray = npt.NDArray[np.float32]
+
+
 def to_tflite(graph: Int8Graph, outputs: Sequence[str] | None = None) -> bytes:
+    """Convert a graph to a TFLite model.
+
+    Args:
+        graph: the network.
+        outputs: further tensors to give out, each under its own name in the signature.
+
+    Returns:
+        A flatbuffer followed by a zip archive, where TFLite keeps associated files: `metadata.json` (the description)
+        and, where the description has `class_names`, `labels.txt`. Input `input`: int8 [1, height, width, channels].
+        Output `output`: int8 [1, channels] where the last map is 1×1 (logits), else [1, height, width, channels].
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
+
     shape = graph.shapes[graph.input]
-    specs = [tf.TensorSpec([1, shape.height, shape.width, shape.channels], tf.float32, name="input")]
-    build = _Network(graph, tf, outputs or ())
-    function = tf.function(build, input_signature=specs, autograph=False)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    spec = tf.TensorSpec([1, shape.height, shape.width, shape.channels], tf.float32, name=INPUT_NAME)
+    network = tf.function(lambda x: _Network(tf, graph).run(x, outputs or ()), input_signature=[spec], autograph=False)
+    module = tf.Module()
+    module.network = network
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([network.get_concrete_function()], module)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = tf.int8
     converter.inference_output_type = tf.int8
-    return converter.convert()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Statistics for quantized inputs")  # the fake quantization of the input is
+        model: bytes = converter.convert()
+    return _with_files(model, graph)
 
 
 class _Network:
-    def __init__(self, graph, tf, outputs):
-        self.graph, self.tf, self.outputs = graph, tf, outputs
+    """The graph as TensorFlow operations between fake quantizations."""
 
-    def __call__(self, input):
-        g = self.graph
-        tf = self.tf
-        self.t = {g.input: self.fq(input, g.grids[g.input])}
-        for n in g.nodes:
-            self.t[n.output] = self.node(n)
-        out = self.t[g.output]
-        s = g.shapes[g.output]
-        if s.height == s.width == 1:
-            out = tf.reshape(out, [-1, s.channels])
-        r = {"output": out}
-        for name in self.outputs:
-            r[name] = self.t[name]
-        return r
+    def __init__(self, tf: Any, graph: Int8Graph) -> None:
+        self.tf = tf
+        self.graph = graph
 
-    def node(self, n):
-        tf = self.tf
-        grid = self.graph.grids[n.output]
-        x = self.t[n.input]
-        match n:
+    def run(self, x: Any, outputs: Sequence[str]) -> dict[str, Any]:
+        """The network's output and further tensors, by name, for a symbolic input [1, H, W, C]."""
+        graph = self.graph
+        tensors = {graph.input: self.quantize(x, graph.grids[graph.input])}
+        for node in graph.nodes:
+            with self.tf.name_scope(node.output):
+                tensors[node.output] = self.quantize(self.apply(node, tensors), graph.grids[node.output])
+        result = tensors[graph.output]
+        shape = graph.shapes[graph.output]
+        if (shape.height, shape.width) == (1, 1):
+            result = self.tf.reshape(result, [-1, shape.channels])
+        return {OUTPUT_NAME: result} | {tensor: tensors[tensor] for tensor in outputs}
+
+    def apply(self, node: Node, tensors: dict[str, Any]) -> Any:
+        x = tensors[node.input]
+        match node:
             case ConvNode():
-                y = self.conv(n, x)
+                return self.conv(node, x)
             case PoolNode():
-                y = tf.reduce_mean(x, [1, 2], keepdims=True)
+                return self.tf.reduce_mean(x, [1, 2], keepdims=True)
             case AddNode():
-                y = x + self.t[n.other]
+                return x + tensors[node.other]
             case GateNode():
-                y = x * self.t[n.gate]
+                return x * tensors[node.gate]
             case ActivationNode(activation="swish"):
-                y = x * self.fq(tf.sigmoid(x), SIGMOID_GRID)
+                return x * self.quantize(self.tf.sigmoid(x), SIGMOID_GRID)
             case ActivationNode():
-                y = x * tf.nn.relu6(x + np.float32(3)) * np.float32(1/6)
-        return self.fq(y, grid)
+                # Written such that the converter recognises its HARD_SWISH kernel.
+                return x * self.tf.nn.relu6(x + np.float32(3)) * np.float32(1 / 6)
 
-    def conv(self, n, x):
-        tf = self.tf
-        p = n.kernel_size // 2
-        s = n.weight_scale
-        w = np.moveaxis(n.weight.astype(np.float32) * s[:, None, None, None], (0, 1), (3, 2))
-        b = n.bias.astype(np.float32) * (np.float32(self.graph.grids[n.input].scale) * s)
-        same = n.stride == 1
-        if not same:
-            x = tf.pad(x, [[0, 0], [p, p], [p, p], [0, 0]])
-        pad = "SAME" if same else "VALID"
-        if n.groups > 1:
-            w = tf.quantization.fake_quant_with_min_max_vars_per_channel(np.ascontiguousarray(w[:, :, 0, :]), -127 * s, 127 * s, narrow_range=True)
-            w = tf.reshape(w, [*w.shape, 1])
-            y = tf.nn.depthwise_conv2d(x, w, [1, n.stride, n.stride, 1], pad)
+    def conv(self, node: ConvNode, x: Any) -> Any:
+        tf, scale = self.tf, node.weight_scale
+        weight = np.moveaxis(node.weight * scale[:, None, None, None], (0, 1), (3, 2))  # OIHW → HWIO
+        bias = node.bias * (np.float32(self.graph.grids[node.input].scale) * scale).astype(np.float64)
+        padding, pads = _padding(node, self.graph.shapes[node.input])
+        if pads:
+            x = tf.pad(x, [[0, 0], [pads, pads], [pads, pads], [0, 0]])
+        if node.groups > 1:
+            # The converter finds a scale per channel only where the channels are the last axis.
+            quantized = tf.reshape(self.quantize_weight(weight[:, :, 0, :], scale), [*weight.shape[:2], -1, 1])
+            y = tf.nn.depthwise_conv2d(x, quantized, [1, node.stride, node.stride, 1], padding)
         else:
-            w = tf.quantization.fake_quant_with_min_max_vars_per_channel(w, -127 * s, 127 * s, narrow_range=True)
-            y = tf.nn.conv2d(x, w, n.stride, pad)
-        return y + b
+            y = tf.nn.conv2d(x, self.quantize_weight(weight, scale), node.stride, padding)
+        return y + bias.astype(np.float32)
 
-    def fq(self, x, grid):
-        return self.tf.quantization.fake_quant_with_min_max_vars(x, -grid.zero_point * grid.scale, (255 - grid.zero_point) * grid.scale)
+    def quantize(self, x: Any, grid: Grid) -> Any:
+        lower, upper = _bounds(np.array(grid.scale, np.float32), grid.zero_point, LEVELS - grid.zero_point)
+        return self.tf.quantization.fake_quant_with_min_max_vars(x, lower, upper)
+
+    def quantize_weight(self, weight: FloatArray, scale: FloatArray) -> Any:
+        lower, upper = _bounds(scale, WEIGHT_LEVELS, WEIGHT_LEVELS)
+        return self.tf.quantization.fake_quant_with_min_max_vars_per_channel(weight, lower, upper, narrow_range=True)
+
+
+def _padding(node: ConvNode, shape: Shape) -> tuple[str, int]:
+    """TensorFlow's padding of a convolution and the explicit zeros before it, which together pad k // 2 on each side.
+
+    SAME pads that much, except that with stride 2 on an even size it pads one less at the start.
+    """
+    if node.kernel_size == 1:
+        return "VALID", 0
+    if node.stride == 1 or (shape.height % 2 and shape.width % 2 and node.stride == 2):
+        return "SAME", 0
+    return "VALID", node.kernel_size // 2
+
+
+def _bounds(scale: FloatArray, below: int, above: int) -> tuple[FloatArray, FloatArray]:
+    """Float32 ends of the range −below · scale … above · scale in which the converter finds exactly `scale`.
+
+    It divides their difference, in float64, by below + above. Rounding both ends to nearest misses one scale in a
+    hundred by a unit in the last place, so the far end is rounded towards zero and the near one makes up for it.
+    """
+    exact = scale.astype(np.float64)
+    far = (max(below, above) * exact).astype(np.float32)
+    far = np.where(far > max(below, above) * exact, np.nextafter(far, np.float32(0)), far)
+    near = ((below + above) * exact - far).astype(np.float32)
+    return (-near, far) if above >= below else (-far, near)
+
+
+def _with_files(model: bytes, graph: Int8Graph) -> bytes:
+    """The model with its metadata as a zip archive at the end, where readers of the flatbuffer do not look."""
+    stream = io.BytesIO()
+    stream.write(model)
+    files = {METADATA_FILE: json.dumps(dict(graph.description), indent=2, sort_keys=True) + "\n"}
+    if LABELS_KEY in graph.description:
+        files[LABELS_FILE] = "".join(f"{name}\n" for name in graph.description[LABELS_KEY])
+    with zipfile.ZipFile(stream, "a") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), text)
+    return stream.getvalue()
+
+
+def float_kernels(model: bytes) -> list[str]:
+    """Operations of a TFLite model that read or write floating-point tensors, as `<operation> → <output tensor>`.
+
+    Reads the flatbuffer alone, without TensorFlow.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    floats = {schema.TensorType.FLOAT16, schema.TensorType.FLOAT32, schema.TensorType.FLOAT64}
+    content = schema.ModelT.InitFromPackedBuf(model, 0)
+    found = []
+    for subgraph in content.subgraphs:
+        for operator in subgraph.operators:
+            used = [subgraph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
+            if any(tensor.type in floats for tensor in used):
+                kernel = names[content.operatorCodes[operator.opcodeIndex].builtinCode]
+                found.append(f"{kernel} → {subgraph.tensors[operator.outputs[0]].name.decode()}")
+    return found

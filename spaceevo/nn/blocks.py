@@ -72,7 +72,7 @@ class BlockBuilder:
         return self._push(Conv(name, input, name, name, c, c, kernel_size, stride, c, False, activation), c)
 
     def depthwise_chain(self, name: str, input: str, kernel_size: int, stride: int, activation: str | None) -> str:
-        """As many 3×3 depthwise convolutions as reach the receptive field of `kernel_size`, one BatchNorm at the end."""
+        """As many 3×3 depthwise convolutions as reach the field of `kernel_size`, with one BatchNorm at the end."""
         c = self.channels[input]
         length = (kernel_size - 1) // 2
         for i in range(length):

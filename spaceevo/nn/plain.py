@@ -109,15 +109,11 @@ class Network(nn.Module):
             yield name, x
 
     def forward(self, x: Tensor, precision: Precision = int8) -> Tensor:
-        output = x
-        for _, output in self.features(x, precision):
-            pass
-        return output
+        *_, (_, logits) = self.features(x, precision)
+        return logits
 
 
-def stage_choices(
-    space: Space, subnet: Subnet, num_classes: int
-) -> Iterator[tuple[str, BlockType, StageChoice, int]]:
+def stage_choices(space: Space, subnet: Subnet, num_classes: int) -> Iterator[tuple[str, BlockType, StageChoice, int]]:
     """Name, block type, choice and stride of every stage of a subnet, the head included."""
     for options, choice in zip(space.options, subnet.stages, strict=True):
         yield options.stage.name, options.block_type, choice, options.stage.stride

@@ -60,9 +60,7 @@ def best_range(samples: Tensor, low: float, high: float) -> tuple[float, float]:
     """
     best = (low, high)
     for end in (1, 0):
-        candidates = [
-            (best[0] * ratio, best[1]) if end == 0 else (best[0], best[1] * ratio) for ratio in CLIP_RATIOS
-        ]
+        candidates = [(best[0] * ratio, best[1]) if end == 0 else (best[0], best[1] * ratio) for ratio in CLIP_RATIOS]
         best = min(candidates, key=lambda candidate: _error(samples, *candidate))
     return best
 

@@ -18,7 +18,15 @@ from torch import nn
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plain import Network, PlainBlock
 from spaceevo.nn.plan import INPUT, Conv, Linear
-from spaceevo.quant.graph import ConvNode, Int8Graph, Node, activation_nodes, conv_node, plain_node, with_pre_activations
+from spaceevo.quant.graph import (
+    ConvNode,
+    Int8Graph,
+    Node,
+    activation_nodes,
+    conv_node,
+    plain_node,
+    with_pre_activations,
+)
 from spaceevo.quant.grids import SMOOTH_ACTIVATIONS, Grid, before
 from spaceevo.quant.quantizers import ActivationQuantizer, FixedQuantizer, WeightQuantizer
 

@@ -1,4 +1,7 @@
-"""Random spaces and subnets, and the moves of evolution: mutation and crossover. Every draw uses the generator given."""
+"""Random spaces and subnets, and the moves of evolution: mutation and crossover.
+
+Every draw uses the generator given.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def sample_space(hyperspace: Hyperspace, rng: np.random.Generator) -> Space:
 
 def mutate_space(space: Space, rng: np.random.Generator) -> Space:
     """`space` with the block type or the width window of one stage changed to another; never `space` itself."""
-    moves = []
+    moves: list[tuple[int, int | None, int | None]] = []
     for index, stage in enumerate(space.hyperspace.searched_stages):
         moves += [(index, i, None) for i in range(len(space.hyperspace.block_types)) if i != space.block_types[index]]
         moves += [(index, None, i) for i in range(stage.windows) if i != space.windows[index]]
@@ -82,7 +85,5 @@ def _mutate_stage(
 def cross_subnets(first: Subnet, second: Subnet, rng: np.random.Generator) -> Subnet:
     """The resolution and each whole stage taken from one of the two parents at random."""
     resolution = (first, second)[int(rng.integers(2))].resolution
-    stages = tuple(
-        pair[int(rng.integers(2))] for pair in zip(first.stages, second.stages, strict=True)
-    )
+    stages = tuple(pair[int(rng.integers(2))] for pair in zip(first.stages, second.stages, strict=True))
     return Subnet(resolution, stages)

@@ -76,9 +76,7 @@ def parse_subnet(hyperspace: Hyperspace, code: str) -> Subnet:
         if len(values) != sum(depths):
             raise CodeError(f"The subnet code {code!r} has {len(values)} {name} for {int(sum(depths))} blocks.")
         parts[key] = values
-    blocks = [
-        BlockChoice(int(k), int(w), e) for k, w, e in zip(parts["k"], parts["w"], parts["e"], strict=True)
-    ]
+    blocks = [BlockChoice(int(k), int(w), e) for k, w, e in zip(parts["k"], parts["w"], parts["e"], strict=True)]
     stages = []
     for depth in (int(d) for d in depths):
         stages.append(tuple(blocks[:depth]))

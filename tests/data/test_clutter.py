@@ -3,9 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from spaceevo.data.clutter import CLASSES, SPLITS, ClutterOptions, make_split, source_digits
 from spaceevo.errors import DataError
 
+DEFAULT_SHA256 = "80b36cd1bd52f6f81726836d0c0334ab0a61b51aa83e5519fd43d0bb74c41c6a"
 SMALL = ClutterOptions(image_size=32, train_images=300, val_images=40, test_images=37)
 
 

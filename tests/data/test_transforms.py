@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from spaceevo.data import clutter
 from spaceevo.data.transforms import (
     DRAWS_PER_IMAGE,
@@ -99,11 +100,10 @@ def test_centre_box_is_the_centre_square() -> None:
 
 
 def test_crop_resized_reads_the_box() -> None:
-    pixels = np.zeros((20, 20, 3), dtype=np.uint8)
-    pixels[5:15, 5:15] = 200
-    inside = crop_resized(Image.fromarray(pixels), (5, 5, 15, 15), 4)
-    assert inside.shape == (4, 4, 3)
-    assert (inside == 200).all()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    inside = crop_resized(Image.fromarray(pixels), (7, 5, 17, 15), 10)
+    np.testing.assert_array_equal(inside, pixels[5:15, 7:17])
+    assert crop_resized(Image.fromarray(pixels), (7, 5, 17, 15), 4).shape == (4, 4, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,137 @@
+"""Fitting kernel coefficients: non-negative least squares on relative errors, robust to outliers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+from scipy.sparse import csr_matrix
+
+from spaceevo.latency.features import Kernel, family_features, feature_matrix
+from spaceevo.latency.predictor import KernelModel
+
+Array = npt.NDArray[np.float64]
+
+TYPICAL_ERROR_FLOOR = 0.02  # relative; residuals below it are never treated as outliers
+
+
+@dataclass(frozen=True)
+class Design:
+    """The linear system of a fit: latency = matrix @ coefficients.
+
+    Attributes:
+        matrix: float64 [models, columns]; the features of a model's kernels, summed.
+        columns: kind and feature name of each column.
+        kernels: every different kernel by kind.
+    """
+
+    matrix: Array
+    columns: tuple[tuple[str, str], ...]
+    kernels: Mapping[str, tuple[Kernel, ...]]
+
+
+def build_design(models: Sequence[Sequence[Kernel]]) -> Design:
+    """The linear system of models given as their kernels."""
+    index: dict[str, dict[Kernel, int]] = {}
+    places: dict[str, tuple[list[int], list[int]]] = {}
+    for row, model in enumerate(models):
+        for kernel in model:
+            kind = kernel.kind
+            known = index.setdefault(kind, {})
+            rows, columns = places.setdefault(kind, ([], []))
+            rows.append(row)
+            columns.append(known.setdefault(kernel, len(known)))
+    parts, names = [], []
+    for kind in sorted(index):
+        many = tuple(index[kind])
+        rows, columns = places[kind]
+        counts = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(models), len(many)))
+        parts.append(np.asarray(counts @ feature_matrix(many)))
+        names += [(kind, feature) for feature in family_features(many[0].family)]
+    matrix = np.concatenate(parts, axis=1) if parts else np.zeros((len(models), 0))
+    return Design(matrix, tuple(names), {kind: tuple(many) for kind, many in index.items()})
+
+
+def fit_nonnegative(
+    matrix: Array, latency_ms: Array, *, floor_ms: float, ridge: float = 1e-9, robust_rounds: int = 3
+) -> Array:
+    """Coefficients ≥ 0 that minimise the squared relative error, outliers weighted down.
+
+    The weights are those of Cauchy's loss, with the residuals' median absolute deviation as scale, found by
+    iteratively reweighted least squares.
+
+    Args:
+        matrix: float64 [models, columns].
+        latency_ms: float64 [models].
+        floor_ms: below this latency errors count absolutely, in this unit.
+        ridge: strength of the pull towards small coefficients, relative to the columns' size.
+        robust_rounds: times the system is solved; 1 is plain least squares.
+
+    Returns:
+        float64 [columns].
+    """
+    relative = 1.0 / np.maximum(latency_ms, floor_ms)
+    weights = relative.copy()
+    coefficients = np.zeros(matrix.shape[1])
+    for _ in range(robust_rounds):
+        coefficients = _weighted_nnls(matrix, latency_ms, weights, ridge)
+        residuals = (matrix @ coefficients - latency_ms) * relative
+        typical = max(TYPICAL_ERROR_FLOOR, 1.4826 * float(np.median(np.abs(residuals))))
+        weights = relative / np.sqrt(1.0 + (residuals / (2.0 * typical)) ** 2)
+    return coefficients
+
+
+def _weighted_nnls(matrix: Array, latency_ms: Array, weights: Array, ridge: float) -> Array:
+    weighted = matrix * weights[:, None]
+    norms = np.sqrt((weighted**2).mean(axis=0))
+    used = norms > 0
+    weighted = weighted[:, used] / norms[used]
+    # The Cholesky factor of the Gram matrix has as few rows as columns and the same solution as the whole system.
+    gram = weighted.T @ weighted + ridge * len(matrix) * np.eye(int(used.sum()))
+    factor = np.linalg.cholesky(gram)
+    target = np.linalg.solve(factor, weighted.T @ (weights * latency_ms))
+    solution, _ = nnls(factor.T, target, maxiter=100 * len(gram))
+    coefficients = np.zeros(matrix.shape[1])
+    coefficients[used] = solution / norms[used]
+    return coefficients
+
+
+def kernel_models(design: Design, coefficients: Array) -> dict[str, KernelModel]:
+    """The fitted coefficients by kind, with the ranges of the kernels they were fitted on."""
+    models = {}
+    for kind, many in design.kernels.items():
+        own = {
+            feature: float(f"{value:.6g}")
+            for (column_kind, feature), value in zip(design.columns, coefficients, strict=True)
+            if column_kind == kind and value > 0
+        }
+        models[kind] = KernelModel(
+            family=many[0].family,
+            coefficients=own,
+            in_channels=_range([kernel.in_channels for kernel in many]),
+            out_channels=_range([kernel.out_channels for kernel in many]),
+            height=_range([kernel.height for kernel in many]),
+            fitted_kernels=len(many),
+        )
+    return models
+
+
+def _range(values: Sequence[int]) -> tuple[int, int]:
+    return min(values), max(values)
+
+
+def error_figures(predicted_ms: Array, measured_ms: Array) -> dict[str, Any]:
+    """Number of models, fractions within 5, 10 and 15 %, mean absolute, mean and largest relative error."""
+    error = np.asarray(predicted_ms) / np.asarray(measured_ms) - 1.0
+    size = np.abs(error)
+    return {
+        "models": len(error),
+        **{f"within_{percent}_percent": round(float((size <= percent / 100).mean()), 4) for percent in (5, 10, 15)},
+        "mean_absolute_relative_error": round(float(size.mean()), 4),
+        "mean_relative_error": round(float(error.mean()), 4),
+        "largest_relative_error": round(float(size.max()), 4),
+    }

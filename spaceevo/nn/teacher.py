@@ -1,0 +1,111 @@
+"""Teachers: networks whose stages end at the same map sizes as the hyperspace's, to distill blocks from.
+
+A teacher is either a space code, standing for the largest subnet of that space, or the name of a torchvision
+EfficientNet, whose feature stages line up with those of `mobilew` and `onnxw`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from spaceevo.errors import ParamsError
+from spaceevo.nn.plain import Network, stage_choices
+from spaceevo.quant.grids import Grid
+from spaceevo.quant.quantizers import fp32
+from spaceevo.space import Hyperspace, parse_space
+from spaceevo.vision_ops import import_torchvision
+
+EFFICIENTNET_STAGES = 9  # stem, seven stages, head convolution
+
+
+class SubnetTeacher(nn.Module):
+    """The largest subnet of a space, in FP32."""
+
+    def __init__(self, space_code: str, hyperspace: Hyperspace, num_classes: int, image_grid: Grid) -> None:
+        super().__init__()
+        space = parse_space(space_code)
+        if [(s.name, s.stride) for s in space.hyperspace.body] != [(s.name, s.stride) for s in hyperspace.body]:
+            raise ParamsError(
+                f"teacher.model: the stages of {space_code} are not those of {hyperspace.name}: use a space of it."
+            )
+        self.network = Network(space, space.largest, num_classes, image_grid)
+        body = {stage.name for stage in space.hyperspace.body}
+        self.widths = {
+            name: choice[-1].width
+            for name, _, choice, _ in stage_choices(space, space.largest, num_classes)
+            if name in body
+        }
+
+    def features(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Name and output [N, C, H, W] of each stage of the hyperspace's body, at the resolution of `x`."""
+        for name, stage in self.network.stages.items():
+            if name not in self.widths:
+                return
+            x = stage(x, fp32)
+            yield name, x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, classes] at the resolution of `x`."""
+        for stage in self.network.stages.values():
+            x = stage(x, fp32)
+        return x
+
+
+class EfficientNetTeacher(nn.Module):
+    """A torchvision EfficientNet: its stem and first seven stages are those of the hyperspace's body.
+
+    Args:
+        name: such as `efficientnet_b5`.
+        pretrained: load torchvision's ImageNet weights (downloaded where they are not in torch's cache).
+    """
+
+    def __init__(self, name: str, hyperspace: Hyperspace, num_classes: int, pretrained: bool) -> None:
+        super().__init__()
+        models = import_torchvision().models
+        weights = "DEFAULT" if pretrained else None
+        self.model = cast(nn.Module, models.get_model(name, weights=weights, num_classes=num_classes))
+        self.stage_names = [stage.name for stage in hyperspace.body]
+        features = cast(nn.Sequential, self.model.features)
+        if len(self.stage_names) != EFFICIENTNET_STAGES - 1:
+            raise ParamsError(
+                f"teacher.model: {name} has 8 stages, {hyperspace.name} has {len(self.stage_names)} before its head: "
+                "use a space code of this hyperspace as the teacher."
+            )
+        self.widths: dict[str, int] = {}
+        with torch.no_grad():
+            was_training = self.training
+            self.eval()
+            for stage, y in self.features(torch.zeros(1, 3, 64, 64)):
+                self.widths[stage] = y.shape[1]
+            self.train(was_training)
+        assert len(features) == EFFICIENTNET_STAGES
+
+    def features(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Name and output [N, C, H, W] of each stage of the hyperspace's body, at the resolution of `x`."""
+        for name, stage in zip(self.stage_names, cast(nn.Sequential, self.model.features), strict=False):
+            x = stage(x)
+            yield name, x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, classes]."""
+        return cast(Tensor, self.model(x))
+
+
+Teacher = SubnetTeacher | EfficientNetTeacher
+
+
+def build_teacher(
+    model: str, hyperspace: Hyperspace, num_classes: int, image_grid: Grid, pretrained: bool = False
+) -> Teacher:
+    """The teacher called `model`: a space code of `hyperspace`, or the name of a torchvision EfficientNet.
+
+    Raises:
+        ParamsError: its stages do not fit the hyperspace.
+    """
+    if model.startswith("efficientnet"):
+        return EfficientNetTeacher(model, hyperspace, num_classes, pretrained)
+    return SubnetTeacher(model, hyperspace, num_classes, image_grid)

@@ -1,0 +1,1 @@
+"""Losses and training loops: teacher, blocks, supernet; recalibration and evaluation of subnets."""

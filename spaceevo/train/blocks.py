@@ -1,0 +1,161 @@
+"""Block-wise distillation: elastic stages learn a teacher's stages, all from one teacher pass per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from spaceevo.artifacts import Record
+from spaceevo.data.loader import batches
+from spaceevo.data.transforms import resize
+from spaceevo.nn.student import StageStudent
+from spaceevo.nn.teacher import Teacher
+from spaceevo.quant.calibrate import calibrate
+from spaceevo.quant.quantizers import Precision, fp32, int8
+from spaceevo.space import Hyperspace, Stage, StageChoice, StageOptions, sample_stage
+from spaceevo.train.loop import Objective, Recipe, Task, finish, subnet_rng, train
+from spaceevo.train.losses import noise_to_signal
+
+
+@dataclass(frozen=True)
+class StudentChoice:
+    """One width that arrives and one stage choice."""
+
+    in_width: int
+    stage: StageChoice
+
+
+class Students(nn.Module):
+    """Students of several stages and block types, by their keys `<stage>_<block type index>`."""
+
+    def __init__(self, hyperspace: Hyperspace, teacher: Teacher, stages: Sequence[str], types: Sequence[int]) -> None:
+        super().__init__()
+        self.hyperspace = hyperspace
+        self.stages = tuple(hyperspace.stage(name) for name in stages)
+        self.students = nn.ModuleDict()
+        self.options: dict[str, StageOptions] = {}
+        names = [stage.name for stage in hyperspace.body]
+        self.before = {stage.name: names[names.index(stage.name) - 1] for stage in self.stages}
+        for stage in self.stages:
+            widths = teacher.widths[self.before[stage.name]], teacher.widths[stage.name]
+            for index in types:
+                block_type = hyperspace.block_types[index]
+                key = student_key(stage, index)
+                self.students[key] = StageStudent(hyperspace, stage, block_type, *widths)
+                self.options[key] = StageOptions(stage, block_type, stage.widths)
+
+    def of_stage(self, stage: Stage) -> Iterator[tuple[str, StageStudent, StageOptions]]:
+        """Key, student and choices of each block type of one stage."""
+        for key, student in self.students.items():
+            if self.options[key].stage is stage:
+                assert isinstance(student, StageStudent)
+                yield key, student, self.options[key]
+
+
+def student_key(stage: Stage, block_type: int) -> str:
+    """Name of a student, also of its file: `<stage>_<block type index>`."""
+    return f"{stage.name}_{block_type}"
+
+
+@torch.no_grad()
+def teacher_features(teacher: Teacher, x: Tensor) -> Mapping[str, Tensor]:
+    """Output of every stage of the body for one batch, by stage name; one pass."""
+    return dict(teacher.features(x))
+
+
+def distill(
+    students: Students,
+    teacher: Teacher,
+    random_choices: int,
+    fp32_recipe: Recipe,
+    int8_recipe: Recipe,
+    calibration_batches: int,
+    task: Task,
+    record: Record,
+    accelerator: Accelerator,
+) -> None:
+    """Train all students in place: FP32 first, then LSQ+ from those weights.
+
+    Every batch takes one pass of the frozen teacher in eval mode, at one of the hyperspace's distillation
+    resolutions, and trains the largest, the smallest and `random_choices` random choices of every student on it.
+
+    Raises:
+        TrainingError: a loss is not finite.
+    """
+    teacher.to(accelerator.device).eval().requires_grad_(False)
+    phases = ((fp32, fp32_recipe, "fp32"), (int8, int8_recipe, "int8"))
+    for precision, recipe, name in phases:
+        phase = task.phase(name)
+        if precision is int8:
+            _calibrate(students, teacher, phase, recipe.batch_size, calibration_batches)
+        train(
+            students,
+            _objective(students, teacher, random_choices, phase, precision),
+            recipe,
+            phase,
+            record,
+            accelerator,
+        )
+    for _, _, name in phases:
+        finish(task.phase(name))
+
+
+def _sandwich(
+    student: StageStudent, options: StageOptions, random_choices: int, rng: np.random.Generator
+) -> Iterator[tuple[str, StudentChoice]]:
+    """The largest, the smallest and some random choices of one student."""
+    widths = student.in_widths
+    yield "largest choice", StudentChoice(widths[-1], options.extreme(-1))
+    yield "smallest choice", StudentChoice(widths[0], options.extreme(0))
+    for number in range(random_choices):
+        yield f"random choice {number}", StudentChoice(int(rng.choice(widths)), sample_stage(options, rng))
+
+
+def _objective(
+    students: Students, teacher: Teacher, random_choices: int, task: Task, precision: Precision
+) -> Objective:
+    def objective(step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
+        rng = subnet_rng(task.seed, step)
+        resolution = int(rng.choice(students.hyperspace.block_kd_resolutions))
+        features = teacher_features(teacher, resize(x, resolution))
+        for stage in students.stages:
+            source, target = features[students.before[stage.name]], features[stage.name]
+            for key, student, options in students.of_stage(stage):
+                for label, choice in _sandwich(student, options, random_choices, rng):
+                    output = student(source, choice.in_width, choice.stage, precision)
+                    yield f"{key}, {label}", noise_to_signal(output, target)
+
+    return objective
+
+
+@torch.no_grad()
+def _calibrate(students: Students, teacher: Teacher, task: Task, batch_size: int, calibration_batches: int) -> None:
+    """Initial grids of all students from a few batches, each seen by the largest, the smallest and a random choice."""
+    rng = subnet_rng(task.seed, 0)
+    stream = batches(
+        task.split, batch_size=batch_size, resolution=task.resolution, seed=task.seed, epoch=0, shuffle=True
+    )
+    device = next(teacher.parameters()).device
+    features = [
+        teacher_features(teacher, x.to(device)) for (x, _), _ in zip(stream, range(calibration_batches), strict=False)
+    ]
+    students.train()
+    for stage in students.stages:
+        for _, student, options in students.of_stage(stage):
+            runs = [
+                partial(_run, student, maps[students.before[stage.name]], choice)
+                for maps in features
+                for _, choice in _sandwich(student, options, 1, rng)
+            ]
+            calibrate(student, runs, torch.Generator().manual_seed(task.seed))
+
+
+def _run(student: StageStudent, x: Tensor, choice: StudentChoice, precision: Precision) -> Tensor:
+    return cast(Tensor, student(x, choice.in_width, choice.stage, precision))

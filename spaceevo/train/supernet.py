@@ -1,0 +1,100 @@
+"""Training the quantized-for-all supernet: an FP32 phase, then an LSQ+ phase from its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+from spaceevo.artifacts import Record
+from spaceevo.data.loader import batches
+from spaceevo.nn.supernet import Supernet
+from spaceevo.quant.calibrate import calibrate
+from spaceevo.quant.quantizers import Precision, fp32, int8
+from spaceevo.space import sample_subnet
+from spaceevo.train.loop import Objective, Recipe, Task, subnet_rng, train
+from spaceevo.train.losses import alpha_divergence
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """Which subnets a step trains, and how.
+
+    Attributes:
+        random_subnets: besides the largest and the smallest.
+        label_smoothing: of the largest subnet's cross-entropy.
+        dropout: probability, before the largest subnet's last layer.
+    """
+
+    random_subnets: int = 2
+    label_smoothing: float = 0.1
+    dropout: float = 0.0
+
+
+def train_fp32(
+    supernet: Supernet, sandwich: Sandwich, recipe: Recipe, task: Task, record: Record, accelerator: Accelerator
+) -> None:
+    """FP32 phase: sandwich rule with in-place distillation from the largest subnet, in place."""
+    train(supernet, _objective(supernet, sandwich, task, fp32), recipe, task, record, accelerator)
+
+
+def train_int8(
+    supernet: Supernet,
+    sandwich: Sandwich,
+    recipe: Recipe,
+    task: Task,
+    calibration_batches: int,
+    record: Record,
+    accelerator: Accelerator,
+) -> None:
+    """LSQ+ phase: grids initialised on a few batches of several subnets, then trained with the weights, in place."""
+    calibrate_supernet(supernet, task, recipe.batch_size, calibration_batches)
+    train(supernet, _objective(supernet, sandwich, task, int8), recipe, task, record, accelerator)
+
+
+@torch.no_grad()
+def calibrate_supernet(supernet: Supernet, task: Task, batch_size: int, calibration_batches: int) -> None:
+    """Initial grids from `calibration_batches` batches, each seen by the largest, the smallest and a random subnet."""
+    space = supernet.space
+    rng = subnet_rng(task.seed, 0)
+    generator = torch.Generator().manual_seed(task.seed)
+    stream = batches(
+        task.split, batch_size=batch_size, resolution=task.resolution, seed=task.seed, epoch=0, shuffle=True
+    )
+    supernet.train()
+    runs = []
+    for (x, _), _ in zip(stream, range(calibration_batches), strict=False):
+        for subnet in (space.largest, space.smallest, sample_subnet(space, rng)):
+            runs.append(lambda precision, x=x, subnet=subnet: supernet(x, subnet, precision))
+    calibrate(supernet, runs, generator)
+
+
+def _objective(supernet: Supernet, sandwich: Sandwich, task: Task, precision: Precision) -> Objective:
+    space = supernet.space
+
+    def objective(step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
+        rng = subnet_rng(task.seed, step)
+        logits = supernet(x, space.largest, precision, dropout=_dropout(sandwich.dropout, task.seed, step))
+        yield space.largest.code, F.cross_entropy(logits, y, label_smoothing=sandwich.label_smoothing)
+        target = logits.detach()
+        students = [space.smallest, *(sample_subnet(space, rng) for _ in range(sandwich.random_subnets))]
+        for student in students:
+            yield student.code, alpha_divergence(supernet(x, student, precision), target)
+
+    return objective
+
+
+def _dropout(probability: float, seed: int, step: int) -> Callable[[Tensor], Tensor] | None:
+    if probability == 0:
+        return None
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+    def dropout(x: Tensor) -> Tensor:
+        kept = torch.rand(x.shape, generator=generator) >= probability
+        return x * kept.to(x.device) / (1 - probability)
+
+    return dropout

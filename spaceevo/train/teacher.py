@@ -1,0 +1,33 @@
+"""Training the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+from spaceevo.artifacts import Record
+from spaceevo.data.transforms import resize
+from spaceevo.nn.teacher import Teacher
+from spaceevo.train.loop import Recipe, Task, subnet_rng, train
+
+
+def train_teacher(
+    teacher: Teacher,
+    resolutions: Sequence[int],
+    label_smoothing: float,
+    recipe: Recipe,
+    task: Task,
+    record: Record,
+    accelerator: Accelerator,
+) -> None:
+    """Train in place; every step at one of `resolutions`, drawn at random: students ask for features at all of them."""
+
+    def objective(step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
+        resolution = int(subnet_rng(task.seed, step).choice(resolutions))
+        logits = teacher(resize(x, resolution))
+        yield f"the teacher at {resolution} pixels", F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+
+    train(teacher, objective, recipe, task, record, accelerator)

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spaceevo.artifacts import read_header
+from spaceevo.data import cifar, clutter, imagefolder
+from spaceevo.data.cifar import Cifar
+from spaceevo.data.clutter import SPLITS, ClutterOptions
+from spaceevo.data.prepare import SUFFIXES, prepare_dataset, split_suffix
+from spaceevo.data.splits import load_split
+from spaceevo.errors import DataError
+
+SMALL = ClutterOptions(image_size=32, train_images=60, val_images=20, test_images=30)
+
+
+def outputs(folder: Path, name: str) -> dict[str, Path]:
+    return {split: folder / f"{split}{split_suffix(name)}" for split in SPLITS}
+
+
+def test_clutter(tmp_path: Path) -> None:
+    paths = outputs(tmp_path, "clutter")
+    prepare_dataset("clutter", paths, seed=5, clutter_options=SMALL)
+    for name, path in paths.items():
+        split = load_split(path)
+        images, labels = clutter.make_split(name, SMALL, 5)
+        np.testing.assert_array_equal(split.fetch(np.arange(len(split)), 32).permute(0, 2, 3, 1).numpy(), images)
+        np.testing.assert_array_equal(split.labels, labels)
+        assert split.classes == clutter.CLASSES
+        assert (split.mean, split.std) == (clutter.MEAN, clutter.STD)
+        header = read_header(path)
+        assert header["seed"] == 5
+        assert header["params"]["fragments"] == SMALL.fragments
+
+
+def test_image_folder(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        for index in range(10):
+            Image.new("RGB", (9, 9), (index, 0, 0)).save(tmp_path / "root" / name / f"{index}.png")
+    (tmp_path / "root" / "ant" / "broken.png").write_bytes(b"")
+    paths = outputs(tmp_path, "imagefolder")
+    prepare_dataset("imagefolder", paths, seed=0, root=tmp_path / "root", skip_unreadable=True)
+    splits = {name: load_split(path) for name, path in paths.items()}
+    assert {name: len(split) for name, split in splits.items()} == {"train": 16, "val": 2, "test": 2}
+    for split in splits.values():
+        assert split.classes == ("ant", "bee")
+        assert (split.mean, split.std) == (imagefolder.MEAN, imagefolder.STD)
+        assert split.info.unreadable == 1
+        assert split.fetch([0], 8).shape == (1, 3, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(6, dtype=np.int64) % 2
+    made = Cifar(("a", "b"), dict.fromkeys(SPLITS, (images, labels)))
+    monkeypatch.setattr(cifar, "read_cifar", lambda *_, **__: made)
+    paths = outputs(tmp_path, name)
+    prepare_dataset(name, paths, seed=0, root=tmp_path)
+    split = load_split(paths["val"])
+    assert split.classes == ("a", "b")
+    assert (split.mean, split.std) == cifar.NORMALISATION[name]
+    np.testing.assert_array_equal(split.fetch([3], 32)[0].permute(1, 2, 0).numpy(), images[3])
+
+
+@pytest.mark.parametrize("name", [name for name in SUFFIXES if name != "clutter"])
+def test_root_is_needed(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="needs a root"):
+        prepare_dataset(name, outputs(tmp_path, name), seed=0)
+
+
+def test_wrong_suffix_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train\.parquet"):
+        prepare_dataset("clutter", outputs(tmp_path, "imagefolder"), seed=0)
+
+
+def test_unknown_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no dataset mnist"):
+        split_suffix("mnist")
