@@ -142,7 +142,8 @@ def read_table(path: Path | str, kind: str) -> pd.DataFrame:
     """The data frame of a Parquet artifact of this `kind`."""
     arrow = _load_parquet(Path(path))
     _check(Path(path), _parquet_header(arrow.schema), kind)
-    return arrow.to_pandas()
+    table: pd.DataFrame = arrow.to_pandas()
+    return table
 
 
 def write_tensors(

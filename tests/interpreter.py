@@ -87,7 +87,11 @@ def calibrated_graph(plan: Plan, x: np.ndarray, rng: np.random.Generator) -> Int
 
 
 def _normalised(
-    node: ConvNode, tensors: Mapping[str, np.ndarray], grids: Mapping[str, Grid], kind: GridKind, rng: np.random.Generator
+    node: ConvNode,
+    tensors: Mapping[str, np.ndarray],
+    grids: Mapping[str, Grid],
+    kind: GridKind,
+    rng: np.random.Generator,
 ) -> ConvNode:
     """The convolution with centred outputs of about unit variance (less where a hard sigmoid follows).
 

@@ -9,15 +9,14 @@ division and square root of float64, which IEEE 754 defines to the last bit, or 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_digits
 
+from spaceevo.config import ClutterOptions
 from spaceevo.data.stratify import stratified_parts
-from spaceevo.errors import DataError
 
 CLASSES = tuple(str(digit) for digit in range(10))
 SPLITS = ("train", "val", "test")
@@ -34,46 +33,6 @@ _CHUNK = 250  # images made at once, each chunk from its own random stream: smal
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ClutterOptions:
-    """How hard the pictures are.
-
-    Attributes:
-        image_size: side of the canvas, in pixels.
-        train_images, val_images, test_images: images of each split.
-        fragments: pieces of other digits on each canvas.
-        min_scale, max_scale: side of the 8x8 digit's frame as a share of the canvas's side.
-        max_rotation_deg: the digit is turned by up to this much either way, in degrees, below 90.
-        noise: each channel of each pixel is off by up to this much (triangular distribution), of 255.
-    """
-
-    image_size: int = 48
-    train_images: int = 12_000
-    val_images: int = 1_500
-    test_images: int = 1_500
-    fragments: int = 3
-    min_scale: float = 0.6
-    max_scale: float = 0.85
-    max_rotation_deg: float = 15.0
-    noise: int = 16
-
-    def __post_init__(self) -> None:
-        checks = {
-            "image_size": self.image_size >= 16,
-            "train_images": self.train_images >= len(CLASSES),
-            "val_images": self.val_images >= len(CLASSES),
-            "test_images": self.test_images >= len(CLASSES),
-            "fragments": self.fragments >= 0,
-            "min_scale": 0 < self.min_scale <= self.max_scale,
-            "max_scale": self.max_scale <= 1,
-            "max_rotation_deg": 0 <= self.max_rotation_deg < 90,
-            "noise": 0 <= self.noise <= 255,
-        }
-        for name, valid in checks.items():
-            if not valid:
-                raise DataError(f"clutter's {name} is {getattr(self, name)}, out of range: see ClutterOptions.")
 
 
 def source_digits(seed: int) -> dict[str, Integers]:

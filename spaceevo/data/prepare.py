@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from spaceevo.artifacts import Record
+from spaceevo.config import ClutterOptions
 from spaceevo.data import cifar, clutter, imagefolder
-from spaceevo.data.clutter import ClutterOptions
 from spaceevo.data.splits import ARRAY_SUFFIX, MANIFEST_SUFFIX, SplitInfo, save_array_split, save_manifest
 from spaceevo.errors import DataError
 
@@ -80,7 +80,7 @@ def prepare_dataset(
 def _prepare_clutter(outputs: Mapping[str, Path | str], options: ClutterOptions, seed: int) -> None:
     info = SplitInfo(clutter.CLASSES, clutter.MEAN, clutter.STD)
     for split in clutter.SPLITS:
-        record = Record(params={"name": "clutter", **asdict(options)}, seed=seed)
+        record = Record(params={"name": "clutter", **options.model_dump()}, seed=seed)
         images, labels = clutter.make_split(split, options, seed)
         save_array_split(outputs[split], images, labels, info, record)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from spaceevo.errors import DataError
+from spaceevo.config import Augment
 
 Floats = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels, as Pillow takes it
@@ -28,32 +27,6 @@ _MIN_ASPECT_RATIO, _MAX_ASPECT_RATIO = 3 / 4, 4 / 3
 # leaves the others as they were.
 _CROP, _FLIP, _SHIFT, _JITTER = slice(0, 4), 4, slice(5, 7), slice(7, 10)
 DRAWS_PER_IMAGE = 10
-
-
-@dataclass(frozen=True)
-class Augment:
-    """How training images are varied.
-
-    Attributes:
-        horizontal_flip: mirror every other image, at random. Not for digits.
-        shift: move by up to this many pixels along each axis, repeating the border.
-        crop_scale: crop a random part of this share of the area (smallest, largest) with an aspect ratio of 3:4 to
-            4:3 and resize it to the full size (RandomResizedCrop); None crops as in evaluation.
-        colour_jitter: scale brightness, contrast and saturation by 1 plus or minus up to this, in [0, 1].
-    """
-
-    horizontal_flip: bool = False
-    shift: int = 0
-    crop_scale: tuple[float, float] | None = None
-    colour_jitter: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.shift < 0:
-            raise DataError(f"The augmentation's shift is {self.shift}: it must be 0 pixels or more.")
-        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise DataError(f"The augmentation's crop_scale is {self.crop_scale}: it must rise, within 0 to 1.")
-        if not 0 <= self.colour_jitter <= 1:
-            raise DataError(f"The augmentation's colour_jitter is {self.colour_jitter}: it must lie within 0 and 1.")
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

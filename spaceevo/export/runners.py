@@ -146,7 +146,8 @@ def _not_loadable(path: Path | str, error: Exception) -> ExportError:
 
 def _preset(shape: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """An arbitrary fixed input; integer kernels take the same time on any."""
-    return np.random.default_rng(0).standard_normal(tuple(shape)).astype(dtype)
+    values: npt.NDArray[Any] = np.random.default_rng(0).standard_normal(tuple(shape)).astype(dtype)
+    return values
 
 
 def _quantized(x: FloatArray, details: dict[str, Any]) -> npt.NDArray[Any]:
@@ -156,7 +157,8 @@ def _quantized(x: FloatArray, details: dict[str, Any]) -> npt.NDArray[Any]:
         return x.astype(dtype)
     scale, zero_point = details["quantization"]
     limits = np.iinfo(dtype)
-    return np.clip(np.round(x / np.float32(scale)) + zero_point, limits.min, limits.max).astype(dtype)
+    integers: npt.NDArray[Any] = np.round(x / np.float32(scale)) + zero_point
+    return integers.clip(limits.min, limits.max).astype(dtype)
 
 
 def _dequantized(value: npt.NDArray[Any], details: dict[str, Any]) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ def calibrate(module: nn.Module, runs: Iterable[Callable[[Precision], object]], 
     for submodule in module.modules():
         quantizer = getattr(submodule, "quantizer", None)
         if isinstance(quantizer, WeightQuantizer):
-            quantizer.set_from(submodule.weight)
+            quantizer.set_from(cast(Tensor, submodule.weight))
     observer = Observer(generator)
     for run in runs:
         run(observer)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,8 @@ from spaceevo.quant.grids import (
 )
 
 GRAPH_KIND = "int8_graph"
+
+SmoothActivation = Literal["swish", "hswish"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class ConvNode:
 
     @property
     def kernel_size(self) -> int:
-        return self.weight.shape[-1]
+        return int(self.weight.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class ActivationNode:
 
     output: str
     input: str
-    activation: Literal["swish", "hswish"]
+    activation: SmoothActivation
 
 
 Node = ConvNode | PoolNode | AddNode | GateNode | ActivationNode
@@ -163,8 +165,8 @@ def random_graph(plan: Plan, height: int, rng: np.random.Generator) -> Int8Graph
 
 def activation_nodes(op: Conv | Linear) -> list[Node]:
     """The node after a convolution with swish or hard swish, else nothing."""
-    if isinstance(op, Conv) and (op.activation == "swish" or op.activation == "hswish"):
-        return [ActivationNode(op.output, before(op.output), op.activation)]
+    if isinstance(op, Conv) and op.activation in SMOOTH_ACTIVATIONS:
+        return [ActivationNode(op.output, before(op.output), cast(SmoothActivation, op.activation))]
     return []
 
 

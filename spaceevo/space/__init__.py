@@ -10,7 +10,7 @@ from spaceevo.space.sampling import (
     sample_subnet,
 )
 from spaceevo.space.space import Space, StageOptions, count_spaces, enumerate_spaces, parse_space
-from spaceevo.space.subnet import BlockChoice, StageChoice, Subnet, parse_subnet
+from spaceevo.space.subnet import BlockChoice, StageChoice, Subnet, format_stage, parse_stage, parse_subnet
 
 __all__ = [
     "BlockChoice",
@@ -24,11 +24,13 @@ __all__ = [
     "count_spaces",
     "cross_subnets",
     "enumerate_spaces",
+    "format_stage",
     "load_hyperspace",
     "mutate_space",
     "mutate_subnet",
     "parse_hyperspace",
     "parse_space",
+    "parse_stage",
     "parse_subnet",
     "sample_space",
     "sample_stage",

@@ -99,13 +99,13 @@ class Hyperspace:
                 return stage
         raise KeyError(f"{self.name} has no stage {name!r}, only {[s.name for s in self.stages]}")
 
-    def stride_before(self, name: str) -> int:
-        """Product of the strides of all stages before stage `name`."""
-        stride = 1
+    def map_size(self, name: str, resolution: int) -> int:
+        """Height of the map that arrives at stage `name` when the input has `resolution` pixels."""
+        height = resolution
         for stage in self.stages:
             if stage.name == name:
-                return stride
-            stride *= stage.stride
+                return height
+            height = (height - 1) // stage.stride + 1
         raise KeyError(name)
 
     def in_widths(self, name: str) -> tuple[int, ...]:

@@ -48,6 +48,25 @@ def format_expand(expand_ratio: float) -> str:
     return "0" if expand_ratio == 0 else str(float(expand_ratio))
 
 
+def format_stage(choice: StageChoice) -> str:
+    """A stage choice as tables write it: `kernel#width#expand` of each block, joined by `_`."""
+    return "_".join(f"{b.kernel_size}#{b.width}#{format_expand(b.expand_ratio)}" for b in choice)
+
+
+def parse_stage(text: str) -> StageChoice:
+    """The inverse of `format_stage`; a `CodeError` where it is not of that form."""
+    blocks = []
+    for part in text.split("_"):
+        try:
+            kernel_size, width, expand_ratio = part.split("#")
+            blocks.append(BlockChoice(int(kernel_size), int(width), float(expand_ratio)))
+        except ValueError:
+            raise CodeError(
+                f"The stage choice {text!r} is not of the form kernel#width#expand joined by '_'."
+            ) from None
+    return tuple(blocks)
+
+
 _CODE = re.compile(r"d(?P<d>[^_]*)_k(?P<k>[^_]*)_w(?P<w>[^_]*)_e(?P<e>[^_]*)_r(?P<r>\d+)")
 
 

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from spaceevo.artifacts import Record
+from spaceevo.config import Recipe
 from spaceevo.data.loader import batches
 from spaceevo.data.transforms import resize
 from spaceevo.nn.student import StageStudent
@@ -20,7 +21,7 @@ from spaceevo.nn.teacher import Teacher
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
 from spaceevo.space import Hyperspace, Stage, StageChoice, StageOptions, sample_stage
-from spaceevo.train.loop import Objective, Recipe, Task, finish, subnet_rng, train
+from spaceevo.train.loop import Objective, Task, finish, subnet_rng, train
 from spaceevo.train.losses import noise_to_signal
 
 

@@ -34,7 +34,7 @@ def recalibrate(module: nn.Module, run: Callable[[Tensor], object], batches: Ite
 @torch.no_grad()
 def logits(network: nn.Module, x: Tensor, precision: Precision) -> Tensor:
     """Logits [N, classes] of a network in eval mode on images [N, 3, H, W], computed in batches."""
-    return torch.cat([network(part, precision) for part in x.split(EVALUATION_BATCH)])
+    return torch.cat([network(part, precision) for part in torch.split(x, EVALUATION_BATCH)])
 
 
 def accuracy(network: nn.Module, x: Tensor, y: Tensor, precision: Precision) -> float:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,41 +16,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from spaceevo.artifacts import Record, read_tensors, write_tensors
+from spaceevo.config import Augment, Recipe
 from spaceevo.data.loader import batches, steps_per_epoch
 from spaceevo.data.splits import Split
-from spaceevo.data.transforms import Augment
 from spaceevo.errors import ArtifactError, TrainingError
 from spaceevo.progress import progress
 
 CHECKPOINT_KIND = "checkpoint"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a module is optimised: AdamW, linear warm-up, cosine decay to zero.
-
-    Attributes:
-        epochs: passes over the training split; may be a fraction.
-        batch_size: images per step, over all processes together.
-        learning_rate: its peak.
-        warmup: share of all steps.
-        weight_decay: of convolution and fully connected weights alone.
-        clip_norm: largest norm of the gradient.
-    """
-
-    epochs: float
-    batch_size: int
-    learning_rate: float
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    clip_norm: float = 5.0
-
-    def learning_rate_at(self, step: int, steps: int) -> float:
-        """Learning rate of step number `step` of `steps`."""
-        warm = max(round(self.warmup * steps), 1)
-        if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
 
 
 class Objective(Protocol):
@@ -81,9 +53,8 @@ class Task:
 
     def phase(self, name: str) -> Task:
         """This task for one of several phases, with a checkpoint of its own."""
-        return replace(
-            self, label=f"{self.label} {name}", checkpoint=self.checkpoint.with_suffix(f".{name}.safetensors")
-        )
+        checkpoint = self.checkpoint.with_suffix(f".{name}.safetensors")
+        return replace(self, label=f"{self.label} {name}", checkpoint=checkpoint)
 
 
 def train(
@@ -106,7 +77,7 @@ def train(
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     with progress(task.label, steps) as tick:
         for step, (x, y) in _steps(task, recipe, start, steps, per_epoch):
-            rate = recipe.learning_rate_at(step, steps)
+            rate = learning_rate(recipe, step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
@@ -126,6 +97,14 @@ def train(
             if due and accelerator.is_main_process:
                 _save(task.checkpoint, run, step + 1, module, optimizer, record)
     module.eval()
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """Learning rate of step number `step` of `steps`: linear warm-up, then a cosine to zero."""
+    warm = max(round(recipe.warmup * steps), 1)
+    if step < warm:
+        return recipe.learning_rate * (step + 1) / warm
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
 
 
 def finish(task: Task) -> None:
@@ -188,7 +167,15 @@ def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator)
 
 
 def _fingerprint(recipe: Recipe, task: Task, params: Mapping[str, Any]) -> str:
-    parts = [asdict(recipe), task.label, task.seed, len(task.split), task.resolution, repr(task.augment), dict(params)]
+    parts = [
+        recipe.model_dump(),
+        task.label,
+        task.seed,
+        len(task.split),
+        task.resolution,
+        repr(task.augment),
+        dict(params),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,28 +10,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from spaceevo.artifacts import Record
+from spaceevo.config import Recipe, Sandwich
 from spaceevo.data.loader import batches
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
 from spaceevo.space import sample_subnet
-from spaceevo.train.loop import Objective, Recipe, Task, subnet_rng, train
+from spaceevo.train.loop import Objective, Task, subnet_rng, train
 from spaceevo.train.losses import alpha_divergence
-
-
-@dataclass(frozen=True)
-class Sandwich:
-    """Which subnets a step trains, and how.
-
-    Attributes:
-        random_subnets: besides the largest and the smallest.
-        label_smoothing: of the largest subnet's cross-entropy.
-        dropout: probability, before the largest subnet's last layer.
-    """
-
-    random_subnets: int = 2
-    label_smoothing: float = 0.1
-    dropout: float = 0.0
 
 
 def train_fp32(

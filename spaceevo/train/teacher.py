@@ -9,9 +9,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from spaceevo.artifacts import Record
+from spaceevo.config import Recipe
 from spaceevo.data.transforms import resize
 from spaceevo.nn.teacher import Teacher
-from spaceevo.train.loop import Recipe, Task, subnet_rng, train
+from spaceevo.train.loop import Task, subnet_rng, train
 
 
 def train_teacher(

@@ -1,11 +1,10 @@
 import hashlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from spaceevo.data.clutter import CLASSES, SPLITS, ClutterOptions, make_split, source_digits
-from spaceevo.errors import DataError
+from spaceevo.config import ClutterOptions
+from spaceevo.data.clutter import CLASSES, SPLITS, make_split, source_digits
 
 DEFAULT_SHA256 = "80b36cd1bd52f6f81726836d0c0334ab0a61b51aa83e5519fd43d0bb74c41c6a"
 SMALL = ClutterOptions(image_size=32, train_images=300, val_images=40, test_images=37)
@@ -22,12 +21,12 @@ def test_same_seed_same_bytes_and_another_seed_others(split: str) -> None:
 
 
 def test_bytes_are_those_of_every_other_machine() -> None:
-    assert sha256("test", replace(ClutterOptions(), test_images=40), 0) == DEFAULT_SHA256
+    assert sha256("test", ClutterOptions(image_size=48, test_images=40), 0) == DEFAULT_SHA256
 
 
 def test_more_images_leave_the_first_ones_as_they_are() -> None:
-    longer, _ = make_split("train", replace(SMALL, train_images=600), 0)
-    shorter, _ = make_split("train", replace(SMALL, train_images=500), 0)
+    longer, _ = make_split("train", SMALL.model_copy(update={"train_images": 600}), 0)
+    shorter, _ = make_split("train", SMALL.model_copy(update={"train_images": 500}), 0)
     np.testing.assert_array_equal(longer[:500], shorter)
 
 
@@ -58,9 +57,8 @@ def test_images_differ_from_one_another() -> None:
 
 def test_digit_alone_is_legible_by_its_own_class_mean() -> None:
     """Without clutter, noise, rotation or change of scale, nearest class means recognise digits never seen."""
-    plain = replace(
-        SMALL, train_images=500, test_images=100, fragments=0, noise=0, max_rotation_deg=0, min_scale=1, max_scale=1
-    )
+    easiest = {"fragments": 0, "noise": 0, "max_rotation_deg": 0, "min_scale": 1, "max_scale": 1}
+    plain = SMALL.model_copy(update={"train_images": 500, "test_images": 100, **easiest})
 
     def strokes(split: str) -> tuple[np.ndarray, np.ndarray]:
         images, labels = make_split(split, plain, 0)
@@ -75,24 +73,4 @@ def test_digit_alone_is_legible_by_its_own_class_mean() -> None:
 
 @pytest.mark.parametrize(("field", "value"), [("fragments", 0), ("noise", 0), ("max_rotation_deg", 0.0)])
 def test_knobs_can_be_switched_off_and_matter(field: str, value: float) -> None:
-    assert sha256("val", replace(SMALL, **{field: value}), 0) != sha256("val", SMALL, 0)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("image_size", 8),
-        ("train_images", 3),
-        ("val_images", 0),
-        ("test_images", 9),
-        ("fragments", -1),
-        ("min_scale", 0.0),
-        ("min_scale", 0.9),
-        ("max_scale", 1.2),
-        ("max_rotation_deg", 90.0),
-        ("noise", 256),
-    ],
-)
-def test_option_out_of_range_is_named(field: str, value: float) -> None:
-    with pytest.raises(DataError, match=field):
-        replace(SMALL, **{field: value})
+    assert sha256("val", SMALL.model_copy(update=dict(**{field: value})), 0) != sha256("val", SMALL, 0)

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from spaceevo.artifacts import Record
+from spaceevo.config import Augment
 from spaceevo.data import clutter
 from spaceevo.data.loader import batches, materialise, steps_per_epoch
 from spaceevo.data.splits import Split, SplitInfo, load_split, save_array_split, save_manifest
-from spaceevo.data.transforms import Augment
 from spaceevo.errors import DataError
 
 SIZE = 23

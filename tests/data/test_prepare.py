@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from spaceevo.artifacts import read_header
+from spaceevo.config import ClutterOptions
 from spaceevo.data import cifar, clutter, imagefolder
 from spaceevo.data.cifar import Cifar
-from spaceevo.data.clutter import SPLITS, ClutterOptions
+from spaceevo.data.clutter import SPLITS
 from spaceevo.data.prepare import SUFFIXES, prepare_dataset, split_suffix
 from spaceevo.data.splits import load_split
 from spaceevo.errors import DataError

@@ -1,0 +1,294 @@
+"""params.yaml, typed: every knob, its range and its unit. Functions take the sections they depend on as arguments.
+
+Unknown keys, wrong types and impossible values are a `ParamsError` that names the key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from spaceevo.errors import ParamsError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClutterOptions(Section):
+    """The pictures of the embedded dataset `clutter`, and how hard they are."""
+
+    image_size: Annotated[int, Field(ge=16)] = Field(40, description="side of the canvas, pixels")
+    train_images: Annotated[int, Field(ge=10)] = Field(12_000, description="images of the training split")
+    val_images: Annotated[int, Field(ge=10)] = Field(1_500, description="images of the validation split")
+    test_images: Annotated[int, Field(ge=10)] = Field(1_500, description="images of the test split")
+    fragments: Annotated[int, Field(ge=0)] = Field(3, description="pieces of other digits on each canvas")
+    min_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.6, description="smallest digit, share of the side")
+    max_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.85, description="largest digit, share of the side")
+    max_rotation_deg: Annotated[float, Field(ge=0, lt=90)] = Field(15.0, description="largest rotation, degrees")
+    noise: Annotated[int, Field(ge=0, le=255)] = Field(16, description="noise amplitude, of 255")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_scale > self.max_scale:
+            raise ValueError("min_scale is above max_scale")
+        return self
+
+
+class Dataset(Section):
+    """Which pictures to learn from."""
+
+    name: Literal["clutter", "imagefolder", "cifar10", "cifar100"] = "clutter"
+    root: str | None = Field(None, description="folder of an imagefolder or CIFAR dataset")
+    download: bool = Field(False, description="CIFAR: fetch missing files")
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of val where there is none")
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of test where there is none")
+    skip_unreadable: bool = Field(False, description="leave out pictures that do not open, and count them")
+    clutter: ClutterOptions = ClutterOptions()
+
+    @model_validator(mode="after")
+    def _rooted(self) -> Self:
+        if self.name != "clutter" and not self.root:
+            raise ValueError(f"dataset {self.name} needs root, the folder where its files are")
+        return self
+
+
+class Augment(Section):
+    """How training images are varied."""
+
+    horizontal_flip: bool = Field(False, description="mirror every other image at random; not for digits")
+    shift: Annotated[int, Field(ge=0)] = Field(0, description="largest shift along each axis, pixels")
+    crop_scale: tuple[Share, Share] | None = Field(
+        None, description="random crop: smallest and largest share of the area (RandomResizedCrop)"
+    )
+    colour_jitter: Share = Field(0.0, description="brightness, contrast, saturation: factor 1 plus or minus this")
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 < value[0] <= value[1]:
+            raise ValueError("must rise, within 0 to 1")
+        return value
+
+
+class Recipe(Section):
+    """How a module is optimised: AdamW, linear warm-up, cosine decay to zero."""
+
+    epochs: Annotated[float, Field(gt=0)] = Field(description="passes over the training split; may be a fraction")
+    batch_size: Positive = Field(description="images per step, over all processes together")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(description="its peak")
+    warmup: Share = Field(0.1, description="share of all steps")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of convolution and linear weights alone")
+    clip_norm: Annotated[float, Field(gt=0)] = Field(5.0, description="largest norm of the gradient")
+
+
+class TeacherParams(Section):
+    """The network whose stages the blocks are distilled from."""
+
+    model: str = Field(description="a space code (its largest subnet) or a torchvision EfficientNet")
+    pretrained: bool = Field(False, description="EfficientNet: start from torchvision's ImageNet weights")
+    label_smoothing: Share = 0.0
+    recipe: Recipe
+
+
+class BlocksParams(Section):
+    """Block-wise distillation."""
+
+    random_choices: Annotated[int, Field(ge=0)] = Field(description="per step, besides the largest and smallest")
+    calibration_batches: Positive = Field(description="that initial grids are fitted to")
+    fp32: Recipe
+    int8: Recipe
+
+
+class LutParams(Section):
+    """The accuracy LUT."""
+
+    samples: Positive = Field(description="per stage, block type, window, arriving width and resolution")
+    train_images: Positive = Field(description="that BatchNorm statistics are recomputed on")
+    val_images: Positive = Field(description="that losses are measured on")
+
+
+class ProfileParams(Section):
+    """Measuring latency on a device at hand."""
+
+    blocks: Positive = Field(description="random blocks measured")
+    nets: Positive = Field(description="random whole subnets measured to fit the predictor")
+    unseen_nets: Positive = Field(description="random whole subnets the predictor is tested on")
+    time_limit_s: Annotated[float, Field(gt=0)] = Field(description="measuring stops here, seconds")
+
+
+class QTSettings(Section):
+    """How a space is scored."""
+
+    samples: Positive = Field(description="subnets drawn per space")
+    top: Positive = Field(50, description="of those within a budget, how many of the least loss count")
+    target_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.08, description="t: share within the budget from which on a space is not punished"
+    )
+    exponent: Annotated[float, Field(ge=0)] = Field(0.01, description="a: how hard it is punished below")
+
+
+class EvolutionSettings(Section):
+    """Size of the evolution of spaces."""
+
+    population: Positive = Field(description="spaces alive at a time; the oldest dies")
+    parent_sample: Positive = Field(description="spaces drawn from them, the best of which is mutated")
+    evaluations: Positive = Field(description="distinct spaces scored in all")
+
+
+class SpaceParams(Section):
+    """Designing the search space."""
+
+    score: QTSettings
+    evolution: EvolutionSettings
+
+
+class Sandwich(Section):
+    """Which subnets a training step takes, and how."""
+
+    random_subnets: Annotated[int, Field(ge=0)] = Field(description="besides the largest and the smallest")
+    label_smoothing: Share = Field(0.1, description="of the largest subnet's cross-entropy")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the largest subnet's last layer")
+
+
+class SupernetParams(Section):
+    """Training the quantized-for-all supernet."""
+
+    sandwich: Sandwich
+    calibration_batches: Positive = Field(description="that initial grids are fitted to")
+    fp32: Recipe
+    int8: Recipe
+
+
+class SubnetSearchSettings(Section):
+    """Size of the subnet search."""
+
+    evaluations: Positive = Field(description="subnets evaluated in all, over all budgets")
+    initial: Positive = Field(description="of these, how many are drawn at random")
+    parents: Positive = Field(description="per budget, how many of the best within it have children")
+    mutation_probability: Share = Field(description="of each choice of a subnet")
+
+
+class SearchParams(Section):
+    """Searching the supernet."""
+
+    settings: SubnetSearchSettings
+    recalibration_images: Positive = Field(description="that BatchNorm statistics are recomputed on")
+    val_images: Positive = Field(description="that accuracy is measured on")
+
+
+class ExportParams(Section):
+    """Writing and verifying the INT8 files."""
+
+    recalibration_images: Positive = Field(description="that final BatchNorm statistics are computed on")
+    verify_images: Positive = Field(description="test images on which files and simulation are compared")
+    agreement: Share = Field(0.995, description="share of them that must have the same top class")
+
+
+Budget = Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")]
+
+
+class DeviceParams(Section):
+    """Latency budgets of a device: milliseconds, or a quantile such as "30%" of random subnets of the hyperspace."""
+
+    space_budgets: tuple[Budget, ...] = Field(min_length=1, description="T of the Q-T score")
+    subnet_budgets: tuple[Budget, Budget, Budget, Budget, Budget] = Field(description="of SEQnet A0 to A4, rising")
+
+
+class ReportParams(Section):
+    """Figures of the report."""
+
+    dpi: Annotated[int, Field(ge=30)] = 120
+    colour: str = Field("#1f6f8b", description="of the main series, any matplotlib colour")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of all randomness")
+    hyperspace: str = Field(description="mobilew, onnxw, tiny, or the path of a YAML file")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that decode pictures, per training job")
+    checkpoint_steps: Positive = Field(200, description="training steps between two checkpoints")
+    dataset: Dataset
+    augment: Augment = Augment()
+    teacher: TeacherParams
+    blocks: BlocksParams
+    lut: LutParams
+    profile: ProfileParams
+    space: SpaceParams
+    supernet: SupernetParams
+    search: SearchParams
+    export: ExportParams
+    devices: dict[str, DeviceParams] = Field(min_length=1, description="by the device's name or the path of its YAML")
+    report: ReportParams = ReportParams()
+
+    @model_validator(mode="after")
+    def _devices_named(self) -> Self:
+        for name in self.devices:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"devices: {name!r} is not a name of letters, digits, '-' and '_'")
+        return self
+
+
+def parse_params(document: Mapping[str, Any], source: str = "params.yaml") -> Params:
+    """Params of a parsed YAML document.
+
+    Raises:
+        ParamsError: one sentence for the first key that is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        return Params.model_validate(document)
+    except ValidationError as error:
+        raise ParamsError(_sentence(error, source)) from None
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Params of a YAML file; `ParamsError` where it is absent or wrong."""
+    try:
+        document = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path} does not exist: run in the project's folder, or name the file.") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(document, dict):
+        raise ParamsError(f"{path} is not a mapping of keys to values.")
+    return parse_params(document, str(path))
+
+
+def _sentence(error: ValidationError, source: str) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "function")))
+    value = first.get("input")
+    if first["type"] == "extra_forbidden":
+        return f"{source}: there is no key {key}; remove it or correct its name (docs/configuration.md lists all keys)."
+    if first["type"] == "missing":
+        return f"{source}: the key {key} is missing; docs/configuration.md says what it means."
+    message = first["msg"].removeprefix("Value error, ")
+    shown = f" {value!r}" if isinstance(value, str | int | float | bool | type(None)) else ""
+    return f"{source}: {key or 'the file'}{shown} is wrong: {message[0].lower()}{message[1:]}."
+
+
+S = TypeVar("S", bound=Section)
+
+
+def parse_section(section: type[S], text: str) -> S:
+    """A section from its JSON text, as the workflow passes it to scripts; `ParamsError` as for the file."""
+    try:
+        return section.model_validate_json(text)
+    except ValidationError as error:
+        raise ParamsError(_sentence(error, section.__name__)) from None
+
+
+def json_schema() -> str:
+    """The JSON schema of params.yaml, for editors."""
+    return json.dumps(Params.model_json_schema(), indent=2) + "\n"

@@ -1,0 +1,114 @@
+"""Measuring latency: the one place that takes time.
+
+Models are timed in interleaved rounds, so that a machine that slows down for a while slows down all of them and not
+one. An invocation of a small network is shorter than the clock and the scheduler can be trusted with, so that a
+sample is a batch of invocations of at least 2 ms.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from spaceevo.latency.devices import MeasureOptions
+
+SAMPLE_S = 0.002  # a sample's shortest duration
+MIN_ROUNDS = 3  # even where time is short
+
+
+class Invokable(Protocol):
+    """What can be timed: `spaceevo.export.runners` and anything alike."""
+
+    def invoke(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The latency of one model.
+
+    Attributes:
+        latency_ms: median over rounds of each round's median sample.
+        spread_ms: interquartile range over rounds.
+        rounds: number of rounds.
+    """
+
+    latency_ms: float
+    spread_ms: float
+    rounds: int
+
+
+def measure(
+    models: Sequence[Invokable],
+    options: MeasureOptions,
+    *,
+    budget_s: float = float("inf"),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Timing]:
+    """Time models in interleaved rounds.
+
+    Args:
+        models: loaded models.
+        options: warm-up, rounds, and seconds per round and model.
+        budget_s: wall time after which no further round begins, once `MIN_ROUNDS` are done.
+        progress: called after each round with the rounds done and those wanted.
+
+    Returns:
+        One timing per model, in order.
+    """
+    start = time.perf_counter()
+    batches = [_batch_size(model, options.warm_up) for model in models]
+    medians: list[list[float]] = [[] for _ in models]
+    for done in range(options.rounds):
+        if done >= min(MIN_ROUNDS, options.rounds) and time.perf_counter() - start > budget_s:
+            break
+        for model, batch, results in zip(models, batches, medians, strict=True):
+            results.append(_round_ms(model, batch, options.round_s))
+        if progress is not None:
+            progress(done + 1, options.rounds)
+    return [_timing(results) for results in medians]
+
+
+def _batch_size(model: Invokable, warm_up: int) -> int:
+    """Invocations per sample; warms the model up on the way."""
+    for _ in range(warm_up):
+        model.invoke()
+    batch = 1
+    while (elapsed := _seconds(model, batch)) < SAMPLE_S:
+        batch = max(2 * batch, int(batch * SAMPLE_S / max(elapsed, 1e-7)))
+    return batch
+
+
+def _round_ms(model: Invokable, batch: int, round_s: float) -> float:
+    """Median milliseconds per invocation over samples that take `round_s` together."""
+    model.invoke()  # caches hold another model's data
+    samples = []
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        remaining = round_s
+        while remaining > 0 or not samples:
+            elapsed = _seconds(model, batch)
+            remaining -= elapsed
+            samples.append(1000.0 * elapsed / batch)
+    finally:
+        if collecting:
+            gc.enable()
+    return float(np.median(samples))
+
+
+def _seconds(model: Invokable, batch: int) -> float:
+    invoke = model.invoke
+    start = time.perf_counter()
+    for _ in range(batch):
+        invoke()
+    return time.perf_counter() - start
+
+
+def _timing(round_medians: Sequence[float]) -> Timing:
+    low, middle, high = np.percentile(round_medians, [25, 50, 75])
+    return Timing(float(middle), float(high - low), len(round_medians))

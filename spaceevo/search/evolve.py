@@ -1,0 +1,123 @@
+"""Aging evolution of spaces guided by the Q-T score (Real et al. 2019; SpaceEvo, section 4)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from spaceevo.config import EvolutionSettings, QTSettings
+from spaceevo.errors import BudgetError
+from spaceevo.progress import progress
+from spaceevo.search.lut import AccuracyLut
+from spaceevo.search.score import SpaceScore, score_space
+from spaceevo.space import Space, count_spaces, mutate_space, sample_space
+
+TRIES = 200  # at a space that was not evaluated before
+
+
+def evolve_space(
+    lut: AccuracyLut, budgets_ms: Sequence[float], scoring: QTSettings, settings: EvolutionSettings, seed: int
+) -> tuple[Space, pd.DataFrame]:
+    """The best space found, and one row per evaluation.
+
+    No space is evaluated twice; the run ends early where the hyperspace has no more.
+
+    Returns:
+        The space, and columns evaluation, code, parent ("" for random ones), score, best_score, and for each budget i
+        share_i and loss_i.
+
+    Raises:
+        BudgetError: not one sampled subnet of any evaluated space is within the smallest budget.
+    """
+    rng = np.random.default_rng(seed)
+    seen: dict[str, tuple[Space, SpaceScore]] = {}
+    population: deque[tuple[Space, float]] = deque()
+    rows: list[dict[str, str | int | float]] = []
+    best = 0.0
+    evaluations = min(settings.evaluations, count_spaces(lut.hyperspace))
+    with progress("evolution of spaces", evaluations) as tick:
+        while len(seen) < evaluations:
+            parent = None
+            if len(population) >= min(settings.population, evaluations):
+                drawn = rng.choice(len(population), min(settings.parent_sample, len(population)), replace=False)
+                parent = max((population[int(i)] for i in drawn), key=lambda member: member[1])[0]
+            space = _unseen(lut, parent, seen, rng)
+            if space is None:
+                break
+            scored = score_space(lut, space, budgets_ms, scoring, seed)
+            seen[space.code] = space, scored
+            population.append((space, scored.score))
+            if len(population) > settings.population:
+                population.popleft()
+            best = max(best, scored.score)
+            rows.append(_row(len(rows), space, parent, scored, best))
+            tick(len(seen), f"best score {best:.4f}")
+    winner, best_score = max(seen.values(), key=lambda pair: pair[1].score)
+    if best_score.shares[int(np.argmin(budgets_ms))] == 0:
+        raise BudgetError(
+            f"No sampled subnet of {len(seen)} spaces is within the budget of {min(budgets_ms):g} ms: the smallest "
+            f"latency reachable is about {smallest_latency(lut):.4g} ms; raise the space budgets."
+        )
+    return winner, pd.DataFrame(rows)
+
+
+def _unseen(
+    lut: AccuracyLut, parent: Space | None, seen: dict[str, tuple[Space, SpaceScore]], rng: np.random.Generator
+) -> Space | None:
+    """A new child of `parent` (or random space); after many tries a longer walk from it; None if nothing is left."""
+    space = parent
+    for _ in range(TRIES):
+        space = sample_space(lut.hyperspace, rng) if parent is None else mutate_space(space or parent, rng)
+        if space.code not in seen:
+            return space
+        if parent is not None and rng.random() < 0.5:
+            space = parent
+    for _ in range(TRIES):
+        space = sample_space(lut.hyperspace, rng)
+        if space.code not in seen:
+            return space
+    return None
+
+
+def _row(
+    number: int, space: Space, parent: Space | None, scored: SpaceScore, best: float
+) -> dict[str, str | int | float]:
+    row: dict[str, str | int | float] = {
+        "evaluation": number,
+        "code": space.code,
+        "parent": "" if parent is None else parent.code,
+        "score": scored.score,
+        "best_score": best,
+    }
+    for i, (share, loss) in enumerate(zip(scored.shares, scored.losses, strict=True)):
+        row |= {f"share_{i}": share, f"loss_{i}": loss}
+    return row
+
+
+def smallest_latency(lut: AccuracyLut) -> float:
+    """The smallest latency, in ms, of any width-consistent combination of the LUT's stage choices."""
+    best = float("inf")
+    for resolution in lut.resolutions:
+        reach: dict[int, float] | None = None
+        index = 0
+        for stage in lut.hyperspace.body:
+            if stage.searched:
+                tables = [table for (i, _, _), table in lut.searched.items() if i == index]
+                index += 1
+            else:
+                tables = [lut.fixed[stage.name]]
+            if reach is None:
+                reach = {in_width: 0.0 for _, in_width in tables[0]}
+            following: dict[int, float] = {}
+            for table in tables:
+                for in_width, so_far in reach.items():
+                    candidates = table[resolution, in_width]
+                    for width, latency in zip(candidates.out_width, candidates.latency_ms, strict=True):
+                        following[int(width)] = min(following.get(int(width), float("inf")), so_far + float(latency))
+            reach = following
+        assert reach is not None
+        best = min(best, *(ms + lut.head_ms[resolution, width] for width, ms in reach.items()))
+    return best

@@ -1,0 +1,77 @@
+import json
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from spaceevo.export.onnx import to_onnx
+from spaceevo.quant.graph import ConvNode
+
+INTEGER = {"QLinearConv", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearGlobalAveragePool"}
+ENDS = {"QuantizeLinear": 1, "DequantizeLinear": 1}
+MOVES = {"Transpose", "Flatten"}
+
+
+def optimized(path, folder):
+    """How often each operator occurs in what onnxruntime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3  # such files are of use on this machine only, which it warns of
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+@pytest.mark.parametrize("case", ["tiny_0", "tiny_1", "tiny_2"])
+def test_only_integer_kernels_run(exported, tmp_path, case):
+    found = optimized(exported[case].file(".onnx"), tmp_path)
+    assert set(found) <= INTEGER | set(ENDS) | MOVES
+    assert {op: found[op] for op in ENDS} == ENDS
+    assert found["QLinearConv"] == sum(isinstance(node, ConvNode) for node in exported[case].graph.nodes)
+
+
+@pytest.mark.parametrize("case", ["relu", "relu6", "swish", "hswish"])
+def test_only_integer_kernels_run_in_every_block(exported, tmp_path, case):
+    graph = exported[case].graph
+    found = optimized(exported[case].file(".debug.onnx"), tmp_path)
+    assert set(found) <= INTEGER | set(ENDS) | MOVES
+    assert found["QLinearConv"] == sum(isinstance(node, ConvNode) for node in graph.nodes)
+
+
+def test_initializers_are_the_graphs(exported):
+    graph = exported["swish"].graph
+    model = onnx.load(exported["swish"].file(".onnx"))
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in graph.nodes:
+        if isinstance(node, ConvNode):
+            np.testing.assert_array_equal(values[f"{node.output}_weight"], node.weight)
+            np.testing.assert_array_equal(values[f"{node.output}_weight_scale"], node.weight_scale)
+            np.testing.assert_array_equal(values[f"{node.output}_bias"], node.bias)
+    for name, grid in graph.grids.items():
+        assert values[f"{name}_scale"].shape == ()
+        assert values[f"{name}_scale"] == np.float32(grid.scale)
+        assert values[f"{name}_zero_point"] == grid.zero_point
+
+
+def test_one_quantize_and_one_dequantize_per_tensor(exported):
+    """But for the hard swish, which reads the same integers with a sixth of their scale."""
+    model = onnx.load(exported["tiny_0"].file(".onnx"))
+    for op_type in ENDS:
+        reads = Counter(tuple(node.input) for node in model.graph.node if node.op_type == op_type)
+        assert set(reads.values()) == {1}
+
+
+def test_batch_is_free(exported):
+    case = exported["tiny_0"]
+    session = onnxruntime.InferenceSession(case.file(".onnx"), providers=["CPUExecutionProvider"])
+    (whole,) = session.run(["output"], {"input": case.inputs[:3]})
+    parts = [session.run(["output"], {"input": x[None]})[0] for x in case.inputs[:3]]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+def test_description_is_in_the_metadata(exported):
+    description = {"class_names": ["zero", "one"], "subnet": "d1", "mean": [0.5, 0.5, 0.5]}
+    model = onnx.load_from_string(to_onnx(replace(exported["tiny_0"].graph, description=description)))
+    assert {prop.key: json.loads(prop.value) for prop in model.metadata_props} == description

@@ -1,0 +1,124 @@
+import io
+import json
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spaceevo.export import tflite
+from spaceevo.export.tflite import float_kernels
+from spaceevo.quant.graph import ActivationNode, ConvNode, GateNode
+
+CASES = ("relu", "relu6", "swish", "hswish", "hswish_decomposed", "tiny_0", "tiny_1", "tiny_2")
+CONVOLUTIONS = {schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D}
+
+
+def operators(model):
+    """Kernel code, input tensors and output tensors of each operator of a file."""
+    (subgraph,) = model.subgraphs
+    for operator in subgraph.operators:
+        code = model.operatorCodes[operator.opcodeIndex].builtinCode
+        yield code, [subgraph.tensors[i] for i in operator.inputs], [subgraph.tensors[i] for i in operator.outputs]
+
+
+def content(path):
+    return schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_kernel_is_float(exported, case):
+    assert float_kernels(exported[case].file(".debug.tflite").read_bytes()) == []
+
+
+def test_float_kernels_are_found(exported):
+    """A type changed in the file stands for a tensor that the converter found no grid for."""
+    model = content(exported["tiny_0"].file(".tflite"))
+    (subgraph,) = model.subgraphs
+    added = next(i for i, (code, _, _) in enumerate(operators(model)) if code == schema.BuiltinOperator.MEAN)
+    subgraph.tensors[subgraph.operators[added].outputs[0]].type = schema.TensorType.FLOAT32
+    builder = schema.flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder))
+    found = float_kernels(bytes(builder.Output()))
+    assert len(found) >= 2  # the pooling itself and what reads it
+    assert found[0].startswith("MEAN → ")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_scales_and_biases_are_the_graphs(exported, case):
+    model = content(exported[case].file(".debug.tflite"))
+    found = {
+        outputs[0].name.decode().split("/")[0]: inputs
+        for code, inputs, outputs in operators(model)
+        if code in CONVOLUTIONS
+    }
+    nodes = [node for node in exported[case].graph.nodes if isinstance(node, ConvNode)]
+    assert len(nodes) == sum(code in CONVOLUTIONS for code, _, _ in operators(model))
+    for node in nodes:
+        _, weight, bias = found[node.output]
+        integers = np.array(model.buffers[weight.buffer].data, np.uint8).view(np.int8).reshape(weight.shape)
+        expected = node.weight if node.groups == 1 else node.weight.transpose(1, 0, 2, 3)
+        np.testing.assert_array_equal(integers, expected.transpose(0, 2, 3, 1))  # OHWI, or 1HWC where depthwise
+        np.testing.assert_array_equal(np.array(weight.quantization.scale, np.float32), node.weight_scale)
+        assert not np.any(weight.quantization.zeroPoint)
+        biases = np.array(model.buffers[bias.buffer].data, np.uint8).view(np.int32)
+        np.testing.assert_array_equal(biases, node.bias)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_grids_are_the_graphs(exported, case):
+    graph = exported[case].graph
+    model = Interpreter(str(exported[case].file(".debug.tflite")))
+    runner = model.get_signature_runner()
+    details = runner.get_output_details() | {graph.input: runner.get_input_details()["input"]}
+    for name, grid in graph.grids.items():
+        scale, zero_point = details[name]["quantization"]
+        assert details[name]["dtype"] == np.int8
+        assert np.float32(scale) == np.float32(grid.scale)
+        assert zero_point == grid.zero_point - 128
+
+
+def test_activations_use_their_own_kernels(exported):
+    def count(case, kernel):
+        return sum(code == kernel for code, _, _ in operators(content(exported[case].file(".debug.tflite"))))
+
+    def activations(case, name):
+        nodes = exported[case].graph.nodes
+        return sum(isinstance(node, ActivationNode) and node.activation == name for node in nodes)
+
+    gates = sum(isinstance(node, GateNode) for node in exported["hswish"].graph.nodes)
+    assert count("swish", schema.BuiltinOperator.LOGISTIC) == activations("swish", "swish") > 0
+    assert count("hswish", schema.BuiltinOperator.HARD_SWISH) == activations("hswish", "hswish") > 0
+    assert count("hswish", schema.BuiltinOperator.MUL) == gates
+    assert count("hswish_decomposed", schema.BuiltinOperator.HARD_SWISH) == 0
+    assert count("hswish_decomposed", schema.BuiltinOperator.MUL) == gates + 2 * activations("hswish", "hswish")
+
+
+def test_files_are_read_by_the_standard_library(exported):
+    model = exported["tiny_0"].file(".tflite").read_bytes()
+    description = {"class_names": ["zero", "one"], "subnet": "d1"}
+    graph = replace(exported["tiny_0"].graph, description=description)
+    packed = tflite._with_files(model, graph)
+    assert packed == tflite._with_files(model, graph)
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        assert json.loads(archive.read("metadata.json")) == description
+        assert archive.read("labels.txt") == b"zero\none\n"
+    Interpreter(model_content=packed).allocate_tensors()
+
+
+@given(
+    scale=st.floats(-14, 7).map(lambda exponent: float(np.float32(np.exp(exponent)))),
+    ends=st.one_of(st.integers(0, 255).map(lambda z: (z, 255 - z)), st.just((127, 127))),
+)
+def test_converter_finds_the_exact_scale(scale, ends):
+    """Its formula: the difference of the float32 ends in float64, by the number of steps, to float32."""
+    below, above = ends
+    lower, upper = tflite._bounds(np.array(scale, np.float32), below, above)
+    assert lower.dtype == upper.dtype == np.float32
+    assert np.float32((np.float64(upper) - np.float64(lower)) / (below + above)) == np.float32(scale)
+    assert round(float(-lower) / scale) == below
+    assert lower <= 0 <= upper
