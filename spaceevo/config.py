@@ -121,10 +121,10 @@ class LutParams(Section):
 class ProfileParams(Section):
     """Measuring latency on a device at hand."""
 
-    blocks: Positive = Field(description="random blocks measured")
-    nets: Positive = Field(description="random whole subnets measured to fit the predictor")
-    unseen_nets: Positive = Field(description="random whole subnets the predictor is tested on")
-    time_limit_s: Annotated[float, Field(gt=0)] = Field(description="measuring stops here, seconds")
+    blocks_per_type: Positive = Field(description="blocks measured of each block type in each stage")
+    nets: Positive = Field(description="whole subnets measured to fit the predictor")
+    test_nets: Positive = Field(description="whole subnets the predictor is tested on")
+    time_limit_s: Annotated[float, Field(gt=0)] = Field(description="where it is short, less is measured, seconds")
 
 
 class QTSettings(Section):

@@ -48,7 +48,7 @@ def evaluate(node: Node, tensors: Mapping[str, np.ndarray], grids: Mapping[str, 
         case ActivationNode(activation="swish"):
             return x * real(quantize(1 / (1 + np.exp(-x)), SIGMOID_GRID), SIGMOID_GRID)
         case ActivationNode():
-            return x * np.clip(x / 6 + 0.5, 0, 1)
+            return x * real(quantize(np.clip(x / 6 + 0.5, 0, 1), HSIGMOID_GRID), HSIGMOID_GRID)
 
 
 def accumulate(node: ConvNode, x: np.ndarray) -> np.ndarray:

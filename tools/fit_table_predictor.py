@@ -103,9 +103,7 @@ def fixed_kernels(hyperspace: Hyperspace) -> Iterator[Kernel]:
             if block_type is not None:
                 choices = product(block_type.kernels, widths, block_type.expands)
                 for in_channels, choice in product(arriving, choices):
-                    yield from block_kernels(
-                        Block(block_type, in_channels, BlockChoice(*choice), stage.stride, height)
-                    )
+                    yield from block_kernels(Block(block_type, in_channels, BlockChoice(*choice), stage.stride, height))
             height, arriving = (height - 1) // stage.stride + 1, widths
 
 
@@ -115,9 +113,7 @@ def borrow(kinds: dict[str, KernelModel], loans: Sequence[str]) -> None:
         kind, _, source = loan.partition("=")
         if source not in kinds or kind in kinds:
             raise typer.BadParameter(f"--borrow {loan}: the table has {', '.join(sorted(kinds))}")
-        kinds[kind] = replace(
-            kinds[source], in_channels=EMPTY, out_channels=EMPTY, height=EMPTY, fitted_kernels=0
-        )
+        kinds[kind] = replace(kinds[source], in_channels=EMPTY, out_channels=EMPTY, height=EMPTY, fitted_kernels=0)
 
 
 def widen(kinds: dict[str, KernelModel], more: Iterator[Kernel]) -> None:

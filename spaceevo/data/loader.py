@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from spaceevo.config import Augment
 from spaceevo.data.splits import Split
 from spaceevo.data.stratify import balanced_subset, shuffled_order
-from spaceevo.data.transforms import DRAWS_PER_IMAGE, Augment, augment_batch, normalise, resize
+from spaceevo.data.transforms import DRAWS_PER_IMAGE, augment_batch, normalise, resize
 from spaceevo.errors import DataError
 
 Batch = tuple[Tensor, Tensor]

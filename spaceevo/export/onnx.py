@@ -42,7 +42,8 @@ def to_onnx(graph: Int8Graph, outputs: Sequence[str] | None = None) -> bytes:
     writer = _Writer(graph)
     for node in graph.nodes:
         writer.add(node)
-    return writer.model(outputs or ()).SerializeToString()  # type: ignore[no-any-return]
+    data: bytes = writer.model(outputs or ()).SerializeToString()
+    return data
 
 
 class _Writer:

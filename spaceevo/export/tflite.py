@@ -34,14 +34,12 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same file from the same graph, whenever 
 FloatArray = npt.NDArray[np.float32]
 
 
-def to_tflite(graph: Int8Graph, outputs: Sequence[str] | None = None, *, native_hswish: bool = True) -> bytes:
+def to_tflite(graph: Int8Graph, outputs: Sequence[str] | None = None) -> bytes:
     """Convert a graph to a TFLite model.
 
     Args:
         graph: the network.
         outputs: further tensors to give out, each under its own name in the signature.
-        native_hswish: hard swish as the HARD_SWISH kernel, which XNNPACK does not take over, else as MUL, ADD, MUL,
-            which it does. Both differ from the graph by one unit at most, in 0.2 % and in 4 % of the values.
 
     Returns:
         A flatbuffer followed by a zip archive, where TFLite keeps associated files: `metadata.json` (the description)
@@ -53,9 +51,7 @@ def to_tflite(graph: Int8Graph, outputs: Sequence[str] | None = None, *, native_
 
     shape = graph.shapes[graph.input]
     spec = tf.TensorSpec([1, shape.height, shape.width, shape.channels], tf.float32, name=INPUT_NAME)
-    network = tf.function(
-        lambda x: _Network(tf, graph, native_hswish).run(x, outputs or ()), input_signature=[spec], autograph=False
-    )
+    network = tf.function(lambda x: _Network(tf, graph).run(x, outputs or ()), input_signature=[spec], autograph=False)
     module = tf.Module()
     module.network = network
     converter = tf.lite.TFLiteConverter.from_concrete_functions([network.get_concrete_function()], module)
@@ -71,10 +67,9 @@ def to_tflite(graph: Int8Graph, outputs: Sequence[str] | None = None, *, native_
 class _Network:
     """The graph as TensorFlow operations between fake quantizations."""
 
-    def __init__(self, tf: Any, graph: Int8Graph, native_hswish: bool) -> None:
+    def __init__(self, tf: Any, graph: Int8Graph) -> None:
         self.tf = tf
         self.graph = graph
-        self.native_hswish = native_hswish
 
     def run(self, x: Any, outputs: Sequence[str]) -> dict[str, Any]:
         """The network's output and further tensors, by name, for a symbolic input [1, H, W, C]."""
@@ -102,10 +97,8 @@ class _Network:
                 return x * tensors[node.gate]
             case ActivationNode(activation="swish"):
                 return x * self.quantize(self.tf.sigmoid(x), SIGMOID_GRID)
-            case ActivationNode() if self.native_hswish:
-                # Written such that the converter recognises its HARD_SWISH kernel.
-                return x * self.tf.nn.relu6(x + np.float32(3)) * np.float32(1 / 6)
             case ActivationNode():
+                # Not as HARD_SWISH: XNNPACK does not take that kernel over, which splits the network around it.
                 grid = self.graph.grids[node.input]
                 sixth = self.quantize(x * self.constant(1 / 6), Grid(grid.scale / 6, grid.zero_point))
                 return x * self.quantize(sixth + self.constant(1 / 2), HSIGMOID_GRID)

@@ -130,6 +130,6 @@ def table_predictor(device: Device) -> Predictor:
     """
     if device.predictor is None:
         raise DeviceError(
-            f"The device {device.name} has no shipped predictor: profile it (snakemake fits its latency_predictor.json)."
+            f"The device {device.name} has no shipped predictor: run snakemake, which profiles it and fits one."
         )
     return read_predictor(device.predictor)

@@ -2,21 +2,21 @@
 
 A plan splits into *kernels*, one per integer operation that a runtime executes: a rectifier is the end of a grid and
 costs nothing, swish and hard swish are kernels of their own. Kernels of one kind (the operation, with its kernel size
-and stride) share coefficients. Every feature grows, or stays, with channels and map size, so that with non-negative
-coefficients a bigger kernel is never predicted to be faster:
+and stride) share coefficients. Every feature is a ramp, times · (clip(size, low, high) − low), of sizes that grow, or
+stay, with channels and map size, so that with non-negative coefficients a bigger kernel is never predicted faster:
 
-    sizes    bytes read and written, weights, multiply-accumulates, and these padded to a runtime's tiles
-    ramps    x between two knots, clip(x, a, b) − a: together any rising piecewise linear function of x, which follows
-             caches that overflow and loops too short to be efficient; the last ramp is unbounded
-    steps    1 from a knot on
+    a size itself            bytes read and written, weights, multiply-accumulates, also padded to a runtime's tiles
+    ramps between knots      together any rising piecewise linear function of a size, which follows caches that overflow
+                             and loops too short to be efficient; the last ramp is unbounded
+    steps                    ramps of width 1 up to a knot, as sizes are whole numbers
 
 Sizes in bytes count elements, as activations and weights are 8 bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -98,162 +98,155 @@ def boundary_kernels(plan: Plan, height: int) -> tuple[Kernel, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of many kernels of one kind: float64 arrays with one entry per kernel."""
+SIZES = (
+    "one",
+    "in_channels",
+    "out_channels",
+    "in_pixels",
+    "out_pixels",
+    "in_bytes",
+    "out_bytes",
+    "out_bytes_8",  # with output channels padded to a multiple of 8
+    "out_bytes_16",
+    "patch_bytes",  # all inputs of all outputs, as a matrix product reads them
+    "weights",
+    "weights_16",  # with output channels padded to a multiple of 16
+    "macs",
+    "macs_4x8",  # multiply-accumulates of a matrix product that computes tiles of 4 pixels × 8 channels
+    "macs_8x8",
+    "macs_16x16",
+    "sqrt_in_bytes",
+    "sqrt_weights",
+    "sqrt_macs",
+)
 
-    in_channels: Array
-    out_channels: Array
-    in_pixels: Array
-    out_pixels: Array
-    taps: Array  # kernel_size²
-    in_bytes: Array
-    out_bytes: Array
-    weights: Array  # of a dense convolution
-    macs: Array  # of a dense convolution
 
-
-def sizes(many: Sequence[Kernel]) -> Sizes:
-    """The sizes of kernels of one kind."""
-    rows = np.array([kernel[1:] for kernel in many], dtype=np.float64).reshape(len(many), 5)
-    cin, cout, height, k, stride = rows.T
+def kernel_sizes(many: Sequence[Kernel]) -> Array:
+    """float64 [kernels, sizes]: `SIZES` of each kernel; weights and multiply-accumulates as if it were dense."""
+    cin, cout, height, k, stride = np.array([kernel[1:] for kernel in many], dtype=np.float64).reshape(-1, 5).T
     in_pixels, out_pixels, taps = height**2, ((height - 1) // stride + 1) ** 2, k**2
-    weights = cin * cout * taps
-    return Sizes(
-        in_channels=cin,
-        out_channels=cout,
-        in_pixels=in_pixels,
-        out_pixels=out_pixels,
-        taps=taps,
-        in_bytes=cin * in_pixels,
-        out_bytes=cout * out_pixels,
-        weights=weights,
-        macs=weights * out_pixels,
+    cout_8, cout_16 = _padded(cout, 8), _padded(cout, 16)
+    depth = cin * taps
+    weights, in_bytes = depth * cout, cin * in_pixels
+    macs = weights * out_pixels
+    columns = (
+        np.ones_like(cin),
+        cin,
+        cout,
+        in_pixels,
+        out_pixels,
+        in_bytes,
+        cout * out_pixels,
+        cout_8 * out_pixels,
+        cout_16 * out_pixels,
+        depth * out_pixels,
+        weights,
+        depth * cout_16,
+        macs,
+        depth * cout_8 * _padded(out_pixels, 4),
+        depth * cout_8 * _padded(out_pixels, 8),
+        depth * cout_16 * _padded(out_pixels, 16),
+        np.sqrt(in_bytes),
+        np.sqrt(weights),
+        np.sqrt(macs),
     )
-
-
-Feature = Callable[[Sizes], Array]
-
-
-def _one(s: Sizes) -> Array:
-    return np.ones_like(s.macs)
-
-
-def _size(name: str) -> Feature:
-    return lambda s: np.asarray(getattr(s, name), dtype=np.float64)
-
-
-def _of(*names: str) -> dict[str, Feature]:
-    """The sizes called so, as they are."""
-    return {name: _size(name) for name in names}
-
-
-def _root(name: str) -> dict[str, Feature]:
-    return {f"sqrt({name})": lambda s: np.sqrt(_size(name)(s))}
-
-
-def _ramps(name: str, knots: Sequence[float], times: str | None = None) -> dict[str, Feature]:
-    """A size between consecutive knots (from 0, and to infinity), each ramp times another size where given."""
-    size, factor = _size(name), _one if times is None else _size(times)
-    prefix = name if times is None else f"{times}*{name}"
-
-    def ramp(low: float, high: float) -> Feature:
-        return lambda s: factor(s) * (np.clip(size(s), low, high) - low)
-
-    edges = (0.0, *knots, np.inf)
-    return {f"{prefix}[{a:g},{b:g}]": ramp(a, b) for a, b in pairwise(edges)}
-
-
-def _steps(name: str, knots: Sequence[float]) -> dict[str, Feature]:
-    """1 where a size has reached a knot."""
-    size = _size(name)
-
-    def step(knot: float) -> Feature:
-        return lambda s: (size(s) >= knot).astype(np.float64)
-
-    return {f"{name}>={knot:g}": step(knot) for knot in knots}
-
-
-def _tiles(pixels: int, channels: int) -> dict[str, Feature]:
-    """Multiply-accumulates of a matrix product that computes tiles of `pixels` × `channels` outputs at a time."""
-
-    def tiled(s: Sizes) -> Array:
-        return _padded(s.out_pixels, pixels) * _padded(s.out_channels, channels) * s.in_channels * s.taps
-
-    return {f"macs/{pixels}x{channels}": tiled}
+    return np.stack(columns, axis=1)
 
 
 def _padded(x: Array, multiple: int) -> Array:
     return np.ceil(x / multiple) * multiple
 
 
-def _powers_of_2(first: int, last: int, step: float) -> tuple[float, ...]:
+class Feature(NamedTuple):
+    """The ramp times · (clip(size, low, high) − low) of two of `SIZES`."""
+
+    size: str
+    low: float = 0.0
+    high: float = float("inf")
+    times: str = "one"
+
+    @property
+    def name(self) -> str:
+        """`size`, `size[low,high]` or `times*size[low,high]`."""
+        whole = (self.low, self.high) == (0.0, float("inf"))
+        ramp = self.size if whole else f"{self.size}[{self.low:g},{self.high:g}]"
+        return ramp if self.times == "one" else f"{self.times}*{ramp}"
+
+
+def _plain(*names: str) -> list[Feature]:
+    return [Feature(name) for name in names]
+
+
+def _ramps(size: str, knots: Sequence[int], times: str = "one") -> list[Feature]:
+    """A size between consecutive knots, from 0 and to infinity."""
+    edges = (0.0, *knots, float("inf"))
+    return [Feature(size, low, high, times) for low, high in pairwise(edges)]
+
+
+def _steps(size: str, knots: Sequence[int]) -> list[Feature]:
+    """1 where a size has reached a knot."""
+    return [Feature(size, knot - 1, knot) for knot in knots]
+
+
+def _powers_of_2(first: int, last: int, step: float) -> tuple[int, ...]:
     """Whole numbers near 2^first, 2^(first + step), … 2^last."""
-    return tuple(float(round(2**exponent)) for exponent in np.arange(first, last + step / 2, step))
+    return tuple(round(2**exponent) for exponent in np.arange(first, last + step / 2, step))
 
 
-PIXEL_KNOTS = (16.0, 49.0, 100.0, 196.0, 400.0, 784.0)
+PIXEL_KNOTS = (16, 49, 100, 196, 400, 784)
 CHANNEL_KNOTS = _powers_of_2(4, 10, 1)
 BYTE_KNOTS = _powers_of_2(11, 19, 2)
 WEIGHT_KNOTS = _powers_of_2(10, 20, 2)
 MAC_KNOTS = _powers_of_2(14, 28, 2)
 
-_CONV: dict[str, Feature] = {
-    "1": _one,
-    **_of("in_channels", "out_channels", "out_pixels"),
-    **_root("macs"),
-    **_tiles(4, 8),
-    **_tiles(8, 8),
-    **_tiles(16, 16),
-    "out_bytes/16": lambda s: s.out_pixels * _padded(s.out_channels, 16),
-    "patch_bytes": lambda s: s.out_pixels * s.taps * s.in_channels,
-    **_ramps("macs", MAC_KNOTS),
-    **_ramps("weights", WEIGHT_KNOTS),
-    **_ramps("in_bytes", BYTE_KNOTS),
-    **_ramps("out_bytes", BYTE_KNOTS),
-    **_ramps("weights", WEIGHT_KNOTS, times="out_pixels"),
-    **_ramps("out_pixels", PIXEL_KNOTS, times="weights"),
-    **_ramps("in_channels", CHANNEL_KNOTS, times="out_bytes"),
-    **_ramps("out_channels", CHANNEL_KNOTS, times="in_bytes"),
-}
+_CONV = [
+    *_plain("one", "in_channels", "out_channels", "out_pixels", "out_bytes_16", "patch_bytes", "sqrt_macs"),
+    *_plain("macs_4x8", "macs_8x8", "macs_16x16"),
+    *_ramps("macs", MAC_KNOTS),
+    *_ramps("weights", WEIGHT_KNOTS),
+    *_ramps("in_bytes", BYTE_KNOTS),
+    *_ramps("out_bytes", BYTE_KNOTS),
+    *_ramps("weights", WEIGHT_KNOTS, times="out_pixels"),
+    *_ramps("out_pixels", PIXEL_KNOTS, times="weights"),
+    *_ramps("in_channels", CHANNEL_KNOTS, times="out_bytes"),
+    *_ramps("out_channels", CHANNEL_KNOTS, times="in_bytes"),
+]
 
-_MAP: dict[str, Feature] = {
-    "1": _one,
-    **_of("in_channels", "out_pixels"),
-    **_root("in_bytes"),
-    "out_bytes/8": lambda s: s.out_pixels * _padded(s.in_channels, 8),
-    "out_bytes/16": lambda s: s.out_pixels * _padded(s.in_channels, 16),
-    **_ramps("in_bytes", BYTE_KNOTS),
-    **_ramps("out_bytes", BYTE_KNOTS),
-    **_ramps("out_pixels", PIXEL_KNOTS, times="in_channels"),
-    **_ramps("in_channels", CHANNEL_KNOTS, times="out_pixels"),
-}
+_MAP = [
+    *_plain("one", "in_channels", "out_pixels", "out_bytes_8", "out_bytes_16", "sqrt_in_bytes"),
+    *_ramps("in_bytes", BYTE_KNOTS),
+    *_ramps("out_bytes", BYTE_KNOTS),
+    *_ramps("out_pixels", PIXEL_KNOTS, times="in_channels"),
+    *_ramps("in_channels", CHANNEL_KNOTS, times="out_pixels"),
+]
 
-_DENSE: dict[str, Feature] = {
-    "1": _one,
-    **_of("in_channels", "out_channels"),
-    **_root("weights"),
-    "weights/16": lambda s: s.in_channels * _padded(s.out_channels, 16),
-    **_ramps("weights", _powers_of_2(8, 20, 1)),
-    **_steps("weights", _powers_of_2(17, 21, 0.5)),
-}
+_DENSE = [
+    *_plain("one", "in_channels", "out_channels", "weights_16", "sqrt_weights"),
+    *_ramps("weights", _powers_of_2(8, 20, 1)),
+    *_steps("weights", _powers_of_2(17, 21, 0.5)),
+]
 
-_FEATURES: dict[str, dict[str, Feature]] = {"conv": _CONV, "stem": _CONV, "dense": _DENSE, "se": _DENSE}
+_FAMILIES = {"conv": _CONV, "stem": _CONV, "dense": _DENSE, "se": _DENSE}
 
 
+@lru_cache(maxsize=64)
 def family_features(family: str) -> Mapping[str, Feature]:
-    """Feature functions of a family by name; families that only pass over a map share theirs with depthwise."""
-    return _FEATURES.get(family, _MAP)
+    """The features of a family by name; families that only pass over a map share theirs with depthwise."""
+    return {feature.name: feature for feature in _FAMILIES.get(family, _MAP)}
 
 
-def feature_matrix(many: Sequence[Kernel]) -> Array:
-    """float64 [kernels, features]: the features of kernels of one kind, in the order of `family_features`."""
-    s = sizes(many)
-    return np.stack([feature(s) for feature in family_features(many[0].family).values()], axis=1)
+class Terms:
+    """Features as arrays, to be evaluated at once."""
 
+    def __init__(self, features: Iterable[Feature]) -> None:
+        features = tuple(features)
+        self._sizes = [SIZES.index(feature.size) for feature in features]
+        self._times = [SIZES.index(feature.times) for feature in features]
+        self._low = np.array([feature.low for feature in features])
+        self._high = np.array([feature.high for feature in features])
 
-def kernel_ms(kernel: Kernel, family: str, coefficients: Mapping[str, float]) -> float:
-    """Sum of the features of one kernel, those of `family`, times their coefficients, by feature name."""
-    s = sizes([kernel])
-    features = family_features(family)
-    return float(sum(value * features[name](s)[0] for name, value in coefficients.items()))
+    def __call__(self, many: Sequence[Kernel]) -> Array:
+        """float64 [kernels, features]."""
+        s = kernel_sizes(many)
+        ramps = np.minimum(np.maximum(s[:, self._sizes], self._low), self._high) - self._low
+        return np.asarray(s[:, self._times] * ramps)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from spaceevo.errors import ArtifactError
+from spaceevo.latency.features import Kernel, boundary_kernels, kernels
 from spaceevo.latency.predictor import Predictor
-from spaceevo.latency.regression import build_design, fit_nonnegative, kernel_models
-from spaceevo.space import Hyperspace
+from spaceevo.latency.regression import build_design, error_figures, fit_nonnegative, kernel_models
+from spaceevo.nn.blocks import block_plan
+from spaceevo.nn.network import subnet_plan
+from spaceevo.nn.plan import Plan
+from spaceevo.space import BlockChoice, Hyperspace, Space, parse_subnet
 
-RIDGE = 1e-4  # against the noise of few hundred measurements
-BLOCK_WEIGHT = 0.3  # of a block's relative error against a network's: what counts is whole networks
+RIDGE = 1e-3  # against the noise of some hundred measurements
+BLOCK_IMPORTANCE = 0.3  # of a block's relative error against a network's, which is what predictions are for
 
 
 def fit_predictor(table: pd.DataFrame, hyperspace: Hyperspace, device: str) -> Predictor:
-    """Fit overhead and kernel coefficients to the rows of a profile, and test them on its networks kept apart.
+    """Fit overhead and kernel coefficients to a profile, and test them on its networks kept apart.
 
     Args:
         table: a latency profile (`spaceevo.latency.profile`) of this hyperspace.
@@ -27,17 +34,52 @@ def fit_predictor(table: pd.DataFrame, hyperspace: Hyperspace, device: str) -> P
     Raises:
         ArtifactError: the profile has no rows to fit on.
     """
-    fitted = table[table["split"] == "fit"]
-    if fitted.empty:
+    rows = _rows(table, "fit")
+    if not rows:
         raise ArtifactError("The latency profile has no row to fit on: profile with a longer time budget.")
-    design = build_design([_model_kernels(row, hyperspace) for row in fitted.to_dict("records")])
-    latency_ms = fitted["latency_ms"].to_numpy(dtype=np.float64)
-    with_overhead = np.concatenate([design.matrix, np.ones((len(fitted), 1))], axis=1)
-    importance = np.where(fitted["role"] == "net", 1.0, BLOCK_WEIGHT)
-    coefficients = fit_nonnegative(with_overhead, latency_ms, importance=importance, ridge=RIDGE)
+    design = build_design([model_kernels(row, hyperspace) for row in rows])
+    with_overhead = np.concatenate([design.matrix, np.ones((len(rows), 1))], axis=1)
+    coefficients = fit_nonnegative(
+        with_overhead,
+        np.array([row["latency_ms"] for row in rows]),
+        importance=np.array([1.0 if row["role"] == "net" else BLOCK_IMPORTANCE for row in rows]),
+        ridge=RIDGE,
+    )
     predictor = Predictor(
         device=device,
         overhead_ms=float(f"{coefficients[-1]:.6g}"),
         kinds=kernel_models(design, coefficients[:-1]),
-        notes=f"Fitted to {len(fitted)} blocks and networks of {hyperspace.name} measured on {device}.",
+        notes=f"Fitted to {len(rows)} blocks and networks of {hyperspace.name} measured on {device}.",
     )
+    return replace(predictor, errors=unseen_errors(predictor, table, hyperspace))
+
+
+def unseen_errors(predictor: Predictor, table: pd.DataFrame, hyperspace: Hyperspace) -> dict[str, Any]:
+    """Figures of a predictor on the networks of a profile that were kept apart; empty where there are none."""
+    rows = _rows(table, "test")
+    if not rows:
+        return {}
+    predicted = [predictor.predict(row_plan(row, hyperspace), int(row["height"])).latency_ms for row in rows]
+    return {"unseen_networks": error_figures(np.array(predicted), np.array([row["latency_ms"] for row in rows]))}
+
+
+def _rows(table: pd.DataFrame, split: str) -> list[dict[str, Any]]:
+    records = table[table["split"] == split].to_dict("records")
+    return [{str(key): value for key, value in record.items()} for record in records]
+
+
+def model_kernels(row: dict[str, Any], hyperspace: Hyperspace) -> tuple[Kernel, ...]:
+    """The kernels of what one row of a profile measured, with what it pays for its input and output."""
+    plan, height = row_plan(row, hyperspace), int(row["height"])
+    return *kernels(plan, height), *boundary_kernels(plan, height)
+
+
+def row_plan(row: dict[str, Any], hyperspace: Hyperspace) -> Plan:
+    """What one row of a profile measured."""
+    if row["role"] == "net":
+        _, types, windows = row["space"].split("-")
+        space = Space(hyperspace, tuple(int(digit) for digit in types), tuple(int(digit) for digit in windows))
+        return subnet_plan(space, parse_subnet(hyperspace, row["subnet"]), int(row["num_classes"]))
+    choice = BlockChoice(int(row["kernel_size"]), int(row["width"]), float(row["expand_ratio"]))
+    activation = row["activation"] if isinstance(row["activation"], str) else None
+    return block_plan(row["block"], activation, int(row["in_channels"]), choice, int(row["stride"]))

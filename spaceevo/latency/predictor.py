@@ -15,9 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from spaceevo.artifacts import Record, read_json, write_json
 from spaceevo.errors import ArtifactError
-from spaceevo.latency.features import BOUNDARIES, Kernel, boundary_kernels, family_features, kernel_ms, kernels
+from spaceevo.latency.features import BOUNDARIES, Array, Kernel, Terms, boundary_kernels, family_features, kernels
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.network import IMAGE_CHANNELS, head_plan
 from spaceevo.nn.plan import Plan
@@ -53,6 +55,16 @@ class KernelModel:
     out_channels: tuple[int, int]
     height: tuple[int, int]
     fitted_kernels: int
+
+    def latency_ms(self, kernel: Kernel) -> float:
+        """The kernel's features times their coefficients."""
+        terms, values = self._evaluated
+        return float((terms([kernel]) @ values)[0])
+
+    @cached_property
+    def _evaluated(self) -> tuple[Terms, Array]:
+        features = family_features(self.family)
+        return Terms(features[name] for name in self.coefficients), np.array(list(self.coefficients.values()))
 
     def covers(self, kernel: Kernel) -> bool:
         """Whether a kernel lies within the sizes seen."""
@@ -154,7 +166,7 @@ class Predictor:
             if model is None:  # a table of blocks says nothing of a model's ends
                 known = Prediction(0.0, kernel.kind not in BOUNDARIES)
             else:
-                known = Prediction(kernel_ms(kernel, model.family, model.coefficients), not model.covers(kernel))
+                known = Prediction(model.latency_ms(kernel), not model.covers(kernel))
             self._kernels[kernel] = known
         return known
 

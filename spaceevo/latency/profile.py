@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,9 +45,7 @@ class ProfiledBlock:
     resolution: int
 
     def plan(self) -> Plan:
-        return block_plan(
-            self.block_type.block, self.block_type.activation, self.in_channels, self.choice, self.stride
-        )
+        return block_plan(self.block_type.block, self.block_type.activation, self.in_channels, self.choice, self.stride)
 
     def row(self) -> dict[str, Any]:
         return {
@@ -107,7 +104,7 @@ class ProfileCounts:
     """
 
     blocks_per_type: int = 3
-    nets: int = 100
+    nets: int = 150
     test_nets: int = 50
 
 
@@ -125,13 +122,12 @@ def profile(
 
     Args:
         num_classes: outputs of the whole networks.
-        budget_s: wall seconds to spend, roughly: where it is short, fewer models are profiled, in fewer rounds; the
-            networks to test on come first.
+        budget_s: wall seconds to spend, roughly: where it is short, fewer models are profiled, in fewer rounds.
         progress: called with what is being done, how much of it is done, and of how much.
 
     Returns:
         One row per model: role (block or net), split (fit or test), what it is, latency_ms, spread_ms (interquartile
-        range over rounds), rounds, parallel_rank (order of the measurement).
+        range over rounds), rounds.
 
     Raises:
         DeviceError: nothing can be run on the device, or its runtime is not installed.
@@ -141,7 +137,7 @@ def profile(
     wanted = sample_models(hyperspace, num_classes, counts, seed)
     rng = np.random.default_rng([seed, 1])
     profiled: list[Profiled] = []
-    loaded = []
+    loaded: list[runners.Runner] = []
     with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as folder:
         for model in wanted:
             if loaded and time.perf_counter() - started > _PREPARATION_SHARE * budget_s:
@@ -155,6 +151,7 @@ def profile(
         timings = measure(
             loaded,
             device.measure,
+            threads=device.threads,
             budget_s=remaining,
             progress=None if progress is None else lambda done, total: progress("measuring", done, total),
         )
@@ -180,7 +177,7 @@ def load_graph(graph: Int8Graph, device: Device, folder: Path) -> runners.Runner
 
 
 def sample_models(hyperspace: Hyperspace, num_classes: int, counts: ProfileCounts, seed: int) -> list[Profiled]:
-    """The models to profile, drawn at random: test networks, then blocks and networks in turn."""
+    """The models to profile, drawn at random; any beginning of the list holds all sorts in proportion."""
     rng = np.random.default_rng(seed)
     codes: set[str] = set()
     nets: list[ProfiledNet] = []
@@ -190,11 +187,11 @@ def sample_models(hyperspace: Hyperspace, num_classes: int, counts: ProfileCount
         if subnet.code not in codes:  # so that no network to test on is also fitted on
             codes.add(subnet.code)
             nets.append(ProfiledNet(space, subnet, num_classes, "test" if len(nets) < counts.test_nets else "fit"))
-    tested, fitted = nets[: counts.test_nets], nets[counts.test_nets :]
     blocks = list(sample_blocks(hyperspace, num_classes, counts.blocks_per_type, rng))
-    rng.shuffle(blocks)  # type: ignore[arg-type]
-    mixed = chain.from_iterable(zip_longest(fitted, blocks))
-    return [*tested, *(model for model in mixed if model is not None)]
+    blocks = [blocks[i] for i in rng.permutation(len(blocks))]
+    sorts: tuple[Sequence[Profiled], ...] = (nets[counts.test_nets :], blocks, nets[: counts.test_nets])
+    placed = [((i + 0.5) / len(models), model) for models in sorts for i, model in enumerate(models)]
+    return [model for _, model in sorted(placed, key=lambda pair: pair[0])]
 
 
 def sample_blocks(
@@ -221,9 +218,7 @@ def _sample_block(
     arriving, stride = hyperspace.in_widths(stage.name) or (IMAGE_CHANNELS,), stage.stride
     if max(stage.depths) > 1 and rng.random() < 0.5:  # a later block of the stage
         height, arriving, stride = (height - 1) // stride + 1, stage.widths, 1
-    choice = BlockChoice(
-        _choose(block_type.kernels, rng), _choose(stage.widths, rng), _choose(block_type.expands, rng)
-    )
+    choice = BlockChoice(_choose(block_type.kernels, rng), _choose(stage.widths, rng), _choose(block_type.expands, rng))
     return ProfiledBlock(stage.name, block_type, _choose(arriving, rng), choice, stride, height, resolution)
 
 

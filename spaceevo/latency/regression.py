@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 from scipy.sparse import csr_matrix
 
-from spaceevo.latency.features import Kernel, family_features, feature_matrix
+from spaceevo.latency.features import Kernel, Terms, family_features
 from spaceevo.latency.predictor import KernelModel
 
 Array = npt.NDArray[np.float64]
@@ -50,14 +50,21 @@ def build_design(models: Sequence[Sequence[Kernel]]) -> Design:
         many = tuple(index[kind])
         rows, columns = places[kind]
         counts = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(models), len(many)))
-        parts.append(np.asarray(counts @ feature_matrix(many)))
-        names += [(kind, feature) for feature in family_features(many[0].family)]
+        features = family_features(many[0].family)
+        parts.append(np.asarray(counts @ Terms(features.values())(many)))
+        names += [(kind, feature) for feature in features]
     matrix = np.concatenate(parts, axis=1) if parts else np.zeros((len(models), 0))
     return Design(matrix, tuple(names), {kind: tuple(many) for kind, many in index.items()})
 
 
 def fit_nonnegative(
-    matrix: Array, latency_ms: Array, *, floor_ms: float, ridge: float = 1e-9, robust_rounds: int = 3
+    matrix: Array,
+    latency_ms: Array,
+    *,
+    importance: Array | float = 1.0,
+    floor_ms: float = 0.0,
+    ridge: float = 1e-9,
+    robust_rounds: int = 3,
 ) -> Array:
     """Coefficients ≥ 0 that minimise the squared relative error, outliers weighted down.
 
@@ -66,7 +73,8 @@ def fit_nonnegative(
 
     Args:
         matrix: float64 [models, columns].
-        latency_ms: float64 [models].
+        latency_ms: float64 [models], positive.
+        importance: float64 [models] or one for all; a model's relative error counts so many times.
         floor_ms: below this latency errors count absolutely, in this unit.
         ridge: strength of the pull towards small coefficients, relative to the columns' size.
         robust_rounds: times the system is solved; 1 is plain least squares.
@@ -75,13 +83,13 @@ def fit_nonnegative(
         float64 [columns].
     """
     relative = 1.0 / np.maximum(latency_ms, floor_ms)
-    weights = relative.copy()
+    weights = importance * relative
     coefficients = np.zeros(matrix.shape[1])
     for _ in range(robust_rounds):
         coefficients = _weighted_nnls(matrix, latency_ms, weights, ridge)
         residuals = (matrix @ coefficients - latency_ms) * relative
         typical = max(TYPICAL_ERROR_FLOOR, 1.4826 * float(np.median(np.abs(residuals))))
-        weights = relative / np.sqrt(1.0 + (residuals / (2.0 * typical)) ** 2)
+        weights = importance * relative / np.sqrt(1.0 + (residuals / (2.0 * typical)) ** 2)
     return coefficients
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spaceevo.nn.plan import Add, Conv, Gate, Linear, Plan, Pool
 from spaceevo.quant.grids import SMOOTH_ACTIVATIONS, before
-from spaceevo.quant.quantizers import SIGMOID_QUANTIZER, Precision
+from spaceevo.quant.quantizers import HSIGMOID_QUANTIZER, SIGMOID_QUANTIZER, Precision
 
 
 class Layers(Protocol):
@@ -34,23 +34,24 @@ def execute(plan: Plan, layers: Layers, x: Tensor, precision: Precision) -> Tens
         match op:
             case Conv():
                 y = layers.convolve(op, source, precision)
-                if op.activation in SMOOTH_ACTIVATIONS:
-                    y = precision(layers.quantizers[before(op.output)], y)
-                y = activate(y, op.activation, precision)
             case Linear():
                 y = layers.linear(op, source.flatten(1), precision)
             case Pool():
                 y = source.mean((2, 3), keepdim=True)
             case Add():
-                y = activate(source + tensors[op.other], op.activation, precision)
+                y = source + tensors[op.other]
             case Gate():
                 y = source * tensors[op.gate]
+        if isinstance(op, Conv | Add):
+            if op.activation in SMOOTH_ACTIVATIONS:
+                y = precision(layers.quantizers[before(op.output)], y)
+            y = activate(y, op.activation, precision)
         tensors[op.output] = precision(layers.quantizers[op.output], y)
     return tensors[plan.output]
 
 
 def activate(x: Tensor, activation: str | None, precision: Precision) -> Tensor:
-    """An activation in the arithmetic of the int8 graph: swish multiplies by its quantized sigmoid."""
+    """An activation in the arithmetic of the int8 graph: swish and hard swish multiply by a quantized gate."""
     match activation:
         case None:
             return x
@@ -61,7 +62,7 @@ def activate(x: Tensor, activation: str | None, precision: Precision) -> Tensor:
         case "hsigmoid":
             return F.hardsigmoid(x)
         case "hswish":
-            return F.hardswish(x)
+            return x * precision(HSIGMOID_QUANTIZER, F.hardsigmoid(x))
         case "swish":
             return x * precision(SIGMOID_QUANTIZER, x.sigmoid())
     raise ValueError(f"unknown activation {activation!r}")

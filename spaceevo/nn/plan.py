@@ -59,7 +59,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """Sum of two tensors of one shape, then the activation (relu or None)."""
+    """Sum of two tensors of one shape, then the activation."""
 
     output: str
     input: str

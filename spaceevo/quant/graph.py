@@ -8,7 +8,7 @@ real(t) = scale_t · (q_t − zero_point_t) and Q_t(v) = clip(round(v / scale_t)
     add    q_out = Q(real(in) + real(other))
     gate   q_out = Q(real(in) · real(gate)), gate broadcast over the map
     swish  q_out = Q(real(in) · g), g the sigmoid of real(in) on the grid 1/256, zero point 0
-    hswish q_out = Q(real(in) · clip(real(in) / 6 + 0.5, 0, 1))
+    hswish q_out = Q(real(in) · g), g = clip(real(in) / 6 + 0.5, 0, 1) on the grid 1/255, zero point 0
 
 Rectifiers and the hard sigmoid need no nodes: they are the ends of grids.
 """
@@ -159,26 +159,27 @@ def random_graph(plan: Plan, height: int, rng: np.random.Generator) -> Int8Graph
                 )
                 nodes += activation_nodes(op)
             case _:
-                nodes.append(plain_node(op))
+                nodes += plain_nodes(op)
     return Int8Graph(plan.input, tuple(nodes), grids, shapes)
 
 
-def activation_nodes(op: Conv | Linear) -> list[Node]:
-    """The node after a convolution with swish or hard swish, else nothing."""
-    if isinstance(op, Conv) and op.activation in SMOOTH_ACTIVATIONS:
+def activation_nodes(op: Conv | Linear | Add) -> list[Node]:
+    """The node after a convolution or sum with swish or hard swish, else nothing."""
+    if isinstance(op, Conv | Add) and op.activation in SMOOTH_ACTIVATIONS:
         return [ActivationNode(op.output, before(op.output), cast(SmoothActivation, op.activation))]
     return []
 
 
-def plain_node(op: Pool | Add | Gate) -> Node:
-    """The node of an operation without parameters."""
+def plain_nodes(op: Pool | Add | Gate) -> list[Node]:
+    """The nodes of an operation without parameters."""
     match op:
         case Pool():
-            return PoolNode(op.output, op.input)
+            return [PoolNode(op.output, op.input)]
         case Add():
-            return AddNode(op.output, op.input, op.other)
+            target = before(op.output) if op.activation in SMOOTH_ACTIVATIONS else op.output
+            return [AddNode(target, op.input, op.other), *activation_nodes(op)]
         case Gate():
-            return GateNode(op.output, op.input, op.gate)
+            return [GateNode(op.output, op.input, op.gate)]
 
 
 def with_pre_activations(plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -186,7 +187,7 @@ def with_pre_activations(plan: Plan, shapes: Mapping[str, Shape]) -> dict[str, S
     pre = {
         before(op.output): shapes[op.output]
         for op in plan.ops
-        if isinstance(op, Conv) and op.activation in SMOOTH_ACTIVATIONS
+        if isinstance(op, Conv | Add) and op.activation in SMOOTH_ACTIVATIONS
     }
     return {**shapes, **pre}
 

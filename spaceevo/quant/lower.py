@@ -24,7 +24,7 @@ from spaceevo.quant.graph import (
     Node,
     activation_nodes,
     conv_node,
-    plain_node,
+    plain_nodes,
     with_pre_activations,
 )
 from spaceevo.quant.grids import SMOOTH_ACTIVATIONS, Grid, before
@@ -56,7 +56,7 @@ def lower(network: Network, description: Mapping[str, Any]) -> Int8Graph:
                         nodes.append(_conv(block, local, op, grids[op.input].scale))
                         nodes += activation_nodes(op)
                     case _:
-                        nodes.append(plain_node(op))
+                        nodes += plain_nodes(op)
     shapes = with_pre_activations(plan, plan.shapes(network.subnet.resolution))
     return Int8Graph(INPUT, tuple(nodes), grids, shapes, description)
 

@@ -53,6 +53,7 @@ class FixedQuantizer(nn.Module):
 
 
 SIGMOID_QUANTIZER = FixedQuantizer(SIGMOID_GRID)
+HSIGMOID_QUANTIZER = FixedQuantizer(HSIGMOID_GRID)
 
 
 class ActivationQuantizer(nn.Module):

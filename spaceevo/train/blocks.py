@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from spaceevo.artifacts import Record
-from spaceevo.config import Recipe
+from spaceevo.config import BlocksParams
 from spaceevo.data.loader import batches
 from spaceevo.data.transforms import resize
 from spaceevo.nn.student import StageStudent
@@ -74,10 +74,7 @@ def teacher_features(teacher: Teacher, x: Tensor) -> Mapping[str, Tensor]:
 def distill(
     students: Students,
     teacher: Teacher,
-    random_choices: int,
-    fp32_recipe: Recipe,
-    int8_recipe: Recipe,
-    calibration_batches: int,
+    params: BlocksParams,
     task: Task,
     record: Record,
     accelerator: Accelerator,
@@ -85,20 +82,20 @@ def distill(
     """Train all students in place: FP32 first, then LSQ+ from those weights.
 
     Every batch takes one pass of the frozen teacher in eval mode, at one of the hyperspace's distillation
-    resolutions, and trains the largest, the smallest and `random_choices` random choices of every student on it.
+    resolutions, and trains the largest, the smallest and some random choices of every student on it.
 
     Raises:
         TrainingError: a loss is not finite.
     """
     teacher.to(accelerator.device).eval().requires_grad_(False)
-    phases = ((fp32, fp32_recipe, "fp32"), (int8, int8_recipe, "int8"))
+    phases = ((fp32, params.fp32, "fp32"), (int8, params.int8, "int8"))
     for precision, recipe, name in phases:
         phase = task.phase(name)
         if precision is int8:
-            _calibrate(students, teacher, phase, recipe.batch_size, calibration_batches)
+            _calibrate(students, teacher, phase, recipe.batch_size, params.calibration_batches)
         train(
             students,
-            _objective(students, teacher, random_choices, phase, precision),
+            _objective(students, teacher, params.random_choices, phase, precision),
             recipe,
             phase,
             record,

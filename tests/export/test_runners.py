@@ -59,5 +59,5 @@ def test_damaged_and_missing_files_are_named(tmp_path, suffix):
 
 
 def test_other_suffixes_are_refused(tmp_path):
-    with pytest.raises(ExportError, match="neither a .onnx nor a .tflite"):
+    with pytest.raises(ExportError, match=r"neither a \.onnx nor a \.tflite"):
         load(tmp_path / "model.pt", threads=1)

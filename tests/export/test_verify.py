@@ -17,17 +17,24 @@ from spaceevo.export.verify import (
 from spaceevo.quant.graph import ConvNode
 
 SUFFIXES = (".onnx", ".tflite")
-CASE = "tiny_1"  # its random network keeps rounding differences small
+CASE = "tiny_1"
 SHOWN = 4  # inputs of which the sample holds all tensors
+
+
+def expectation(graph, x, tensors):
+    """The sample with these results."""
+    logits = interpreter.real(tensors[graph.output], graph.grids[graph.output]).reshape(len(x), -1).astype(np.float32)
+    return Verification(x, logits, {name: q[:SHOWN] for name, q in tensors.items()})
 
 
 @pytest.fixture(scope="module")
 def sample(exported):
-    """What the interpreter makes of the inputs."""
+    """What the interpreter makes of those inputs with the clearest class: random networks are unsure of the others."""
     graph, x = exported[CASE].graph, exported[CASE].inputs
     tensors = interpreter.run(graph, x)
-    logits = interpreter.real(tensors[graph.output], graph.grids[graph.output]).reshape(len(x), -1).astype(np.float32)
-    return Verification(x, logits, {name: q[:SHOWN] for name, q in tensors.items()})
+    best, second = np.sort(tensors[graph.output].astype(int).reshape(len(x), -1), axis=1)[:, :-3:-1].T
+    clear = np.argsort(second - best)[: len(x) // 4]
+    return expectation(graph, x[clear], {name: q[clear] for name, q in tensors.items()})
 
 
 @pytest.fixture
@@ -78,10 +85,8 @@ def test_wrong_expectation_is_named_in_tflite(exported, sample, prebuilt, tmp_pa
     """The network that was trained is another one from some tensor on."""
     graph = exported[CASE].graph
     name = inner_conv(graph)
-    other = interpreter.run(tampered(graph, name), sample.inputs)
-    logits = interpreter.real(other[graph.output], graph.grids[graph.output]).reshape(len(sample.inputs), -1)
-    expected = Verification(sample.inputs, logits.astype(np.float32), {n: q[:SHOWN] for n, q in other.items()})
-    with pytest.raises(ExportError, match=f"first tensor to diverge is {name}:"):
+    expected = expectation(graph, sample.inputs, interpreter.run(tampered(graph, name), sample.inputs))
+    with pytest.raises(ExportError, match=rf"first tensor to diverge is {name}: .* kept as .*net\.rejected\.tflite"):
         export_verified(graph, expected, tmp_path / "net.tflite")
     assert [file.name for file in tmp_path.iterdir()] == ["net.rejected.tflite"]
 
@@ -90,14 +95,14 @@ def test_file_of_another_graph_is_rejected(exported, sample, tmp_path):
     graph = exported[CASE].graph
     path = tmp_path / "net.onnx"
     path.write_bytes(verify.to_onnx(tampered(graph, inner_conv(graph))))
-    with pytest.raises(ExportError, match="no tensor of a fresh export diverges"):
+    with pytest.raises(ExportError, match="differs from a fresh export of the graph"):
         verify.verify(path, graph, sample)
     assert [file.name for file in tmp_path.iterdir()] == ["net.rejected.onnx"]
 
 
 def test_float_kernel_is_rejected(exported, sample, prebuilt, monkeypatch, tmp_path):
     monkeypatch.setattr(verify, "float_kernels", lambda model: ["ADD → sum"])
-    with pytest.raises(ExportError, match="float kernels .ADD → sum."):
+    with pytest.raises(ExportError, match=r"float kernels \(ADD → sum\)"):
         export_verified(exported[CASE].graph, sample, tmp_path / "net.tflite")
     assert [file.name for file in tmp_path.iterdir()] == ["net.rejected.tflite"]
 
@@ -127,7 +132,7 @@ def test_sample_without_tensors_still_rejects(exported, sample, tmp_path):
 
 
 def test_other_suffixes_are_refused(exported, sample, tmp_path):
-    with pytest.raises(ExportError, match="neither a .onnx nor a .tflite"):
+    with pytest.raises(ExportError, match=r"neither a \.onnx nor a \.tflite"):
         export_verified(exported[CASE].graph, sample, tmp_path / "net.pt")
     assert list(tmp_path.iterdir()) == []
 

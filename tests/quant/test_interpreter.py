@@ -95,4 +95,4 @@ def test_calibrated_graphs_use_their_grids(activation):
     for name, q in tensors.items():
         assert q.shape == (4, *graph.shapes[name])
         assert np.mean((q == 0) | (q == 255)) < 0.7, name
-        assert len(np.unique(q)) > 50, name
+        assert len(np.unique(q)) > min(100, q.size // 4), name

@@ -1,0 +1,99 @@
+"""The card of a finished SEQnet: what it is, how fast and how accurate its files are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spaceevo.export import runners
+from spaceevo.latency.devices import Device
+from spaceevo.latency.measure import measure
+from spaceevo.latency.predictor import Predictor
+from spaceevo.nn.network import subnet_plan
+from spaceevo.nn.plan import plan_cost
+from spaceevo.space import Space, Subnet
+
+SUFFIXES = (".tflite", ".onnx")
+
+
+@dataclass(frozen=True)
+class TestSplit:
+    """The test split at a network's resolution: inputs float32 [N, 3, r, r] and labels int64 [N]."""
+
+    inputs: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+
+def make_card(
+    name: str,
+    space: Space,
+    subnet: Subnet,
+    files: Mapping[str, Path],
+    test: TestSplit,
+    simulated: npt.NDArray[np.float32],
+    fp32_accuracy: float,
+    predictor: Predictor,
+    device: Device,
+    budget_ms: float,
+) -> dict[str, Any]:
+    """Run the exported files on the test split in their own runtimes, and time the device's file where it is at hand.
+
+    Args:
+        files: by suffix, `.tflite` and `.onnx`.
+        simulated: logits of the simulation in torch on `test`, [N, classes].
+        fp32_accuracy: on `test`, of the same weights without quantizers.
+
+    Returns:
+        JSON-serialisable; latencies in ms, accuracies 0 to 1, sizes in bytes.
+    """
+    num_classes = simulated.shape[1]
+    cost = plan_cost(subnet_plan(space, subnet, num_classes), subnet.resolution)
+    prediction = predictor.predict_subnet(space, subnet, num_classes)
+    top = {"simulation": simulated.argmax(1)}
+    entries = {}
+    for suffix, path in files.items():
+        top[suffix] = runners.load(path, threads=1).run(test.inputs).argmax(1)
+        entries[suffix.removeprefix(".")] = {
+            "file": path.name,
+            "size_bytes": path.stat().st_size,
+            "int8_accuracy": _share(top[suffix] == test.labels),
+            "agreement_with_simulation": _share(top[suffix] == top["simulation"]),
+        }
+    return {
+        "name": name,
+        "space": space.code,
+        "subnet": subnet.code,
+        "resolution": subnet.resolution,
+        "macs": cost.macs,
+        "params": cost.params,
+        "latency": {
+            "device": device.name,
+            "budget_ms": budget_ms,
+            "predicted_ms": prediction.latency_ms,
+            "predicted_beyond_fitted_range": prediction.extrapolated,
+            "measured_ms": _measured(files, device),
+        },
+        "fp32_accuracy": fp32_accuracy,
+        "int8_accuracy": entries[(device.suffix if device.measured else ".tflite").removeprefix(".")]["int8_accuracy"],
+        "simulated_int8_accuracy": _share(top["simulation"] == test.labels),
+        "agreement_of_files": _share(top[".tflite"] == top[".onnx"]),
+        "test_images": len(test.labels),
+        "files": entries,
+    }
+
+
+def _share(hits: npt.NDArray[np.bool_]) -> float:
+    return round(float(np.mean(hits)), 6)
+
+
+def _measured(files: Mapping[str, Path], device: Device) -> float | None:
+    """Milliseconds of the device's file, or None where the device is not at hand."""
+    if not device.measured:
+        return None
+    runner = runners.load(files[device.suffix], device.threads)
+    return measure([runner], device.measure, threads=device.threads)[0].latency_ms

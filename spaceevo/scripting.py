@@ -1,0 +1,77 @@
+"""Command lines of the workflow's scripts: typed parameters as options, errors as one sentence."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Annotated, Any, get_origin, get_type_hints
+
+import typer
+
+from spaceevo.config import Section, parse_section
+from spaceevo.errors import ParamsError, SpaceEvoError
+
+
+def run(main: Callable[..., None]) -> None:
+    """Put a typed `main` on the command line: each parameter is an option, a list the positional arguments.
+
+    A parameter that is a section of params.yaml takes its JSON.
+    """
+    typer.run(_with_options(clear_errors(main)))
+
+
+def clear_errors(main: Callable[..., None]) -> Callable[..., None]:
+    """Let `main` end with one sentence and exit code 1 on an error of the user's, 130 on Ctrl-C.
+
+    A traceback is shown where the environment has SPACEEVO_DEBUG set.
+    """
+
+    @wraps(main)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            main(*args, **kwargs)
+        except SpaceEvoError as error:
+            if os.environ.get("SPACEEVO_DEBUG"):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("interrupted: run again to go on; finished artifacts are kept", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _with_options(main: Callable[..., None]) -> Callable[..., None]:
+    hints = get_type_hints(main, include_extras=True)
+    annotations = {name: _annotated(hints[name]) for name in inspect.signature(main).parameters}
+    parameters = [
+        parameter.replace(annotation=annotations[name]) for name, parameter in inspect.signature(main).parameters.items()
+    ]
+
+    @wraps(main)
+    def wrapped(**kwargs: Any) -> None:
+        main(**kwargs)
+
+    del wrapped.__wrapped__  # or typer would read the bare signature of `main`
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = annotations
+    return wrapped
+
+
+def _annotated(kind: Any) -> Any:
+    if get_origin(kind) is list:
+        return Annotated[kind, typer.Argument()]
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return Annotated[kind, typer.Option(parser=partial(_section, kind), metavar=f"{kind.__name__}-JSON")]
+    return Annotated[kind, typer.Option()]
+
+
+def _section(kind: type[Section], text: str | Section) -> Section:
+    try:
+        return parse_section(kind, text) if isinstance(text, str) else text
+    except ParamsError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -1,0 +1,49 @@
+"""Distill one stage of the teacher into every block type, all from one teacher pass per batch."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from spaceevo.artifacts import Record
+from spaceevo.config import Augment, BlocksParams
+from spaceevo.data.splits import load_split
+from spaceevo.nn.plain import initialise
+from spaceevo.nn.store import STUDENT_KIND, load_teacher, write_module
+from spaceevo.scripting import run
+from spaceevo.space import load_hyperspace
+from spaceevo.train.blocks import Students, distill
+from spaceevo.train.loop import Task
+
+
+def main(
+    stages: list[str],
+    train: Path,
+    teacher: Path,
+    hyperspace: str,
+    blocks: BlocksParams,
+    augment: Augment,
+    seed: int,
+    workers: int,
+    checkpoint_steps: int,
+    threads: int,
+    checkpoint: Path,
+    folder: Path,
+) -> None:
+    """Write `<stage>_<block type>.safetensors` into `folder` for each of `stages` and every block type."""
+    torch.set_num_threads(threads)
+    record = Record({"hyperspace": hyperspace, "blocks": blocks.model_dump(), "augment": augment.model_dump()}, seed)
+    space = load_hyperspace(hyperspace)
+    network, spec = load_teacher(teacher)
+    students = Students(space, network, stages, range(len(space.block_types)))
+    initialise(students, torch.Generator().manual_seed(seed))
+    resolution = space.block_kd_resolutions[-1]
+    label = f"blocks of {', '.join(stages)}"
+    task = Task(label, load_split(train), resolution, seed, checkpoint, augment, checkpoint_steps, workers)
+    distill(students, network, blocks, task, record, Accelerator())
+    for key, student in students.students.items():
+        write_module(folder / f"{key}.safetensors", STUDENT_KIND, student, {"hyperspace": hyperspace}, spec, record)
+
+
+if __name__ == "__main__":
+    run(main)

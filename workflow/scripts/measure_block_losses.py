@@ -1,0 +1,47 @@
+"""Measure the INT8 loss of sampled choices of one distilled stage: its rows of the accuracy LUT."""
+
+from pathlib import Path
+
+import torch
+
+from spaceevo.artifacts import Record, write_table
+from spaceevo.config import LutParams
+from spaceevo.data.loader import materialise
+from spaceevo.data.splits import load_split
+from spaceevo.nn.store import STUDENT_KIND, load_teacher, load_weights
+from spaceevo.scripting import run
+from spaceevo.search.block_losses import measure_block_losses
+from spaceevo.search.lut import LUT_KIND
+from spaceevo.space import load_hyperspace
+from spaceevo.train.blocks import Students
+
+
+def main(
+    stage: str,
+    teacher: Path,
+    folder: Path,
+    train: Path,
+    val: Path,
+    hyperspace: str,
+    lut: LutParams,
+    seed: int,
+    threads: int,
+    output: Path,
+) -> None:
+    """Read the distilled stages of `stage` from `folder`."""
+    torch.set_num_threads(threads)
+    record = Record({"hyperspace": hyperspace, "lut": lut.model_dump()}, seed)
+    space = load_hyperspace(hyperspace)
+    network, _ = load_teacher(teacher)
+    students = Students(space, network, [stage], range(len(space.block_types)))
+    for key, student in students.students.items():
+        load_weights(folder / f"{key}.safetensors", STUDENT_KIND, student)
+    resolution = space.block_kd_resolutions[-1]
+    train_images, _ = materialise(load_split(train), resolution, lut.train_images, seed)
+    val_images, _ = materialise(load_split(val), resolution, lut.val_images, seed)
+    table = measure_block_losses(students, network, train_images, val_images, lut.samples, seed)
+    write_table(output, LUT_KIND, table, record)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,51 @@
+"""Train the supernet of a space in FP32: the first phase."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from spaceevo.artifacts import Record, read_json
+from spaceevo.config import Augment, Recipe, Sandwich
+from spaceevo.data.splits import load_split
+from spaceevo.nn.plain import initialise
+from spaceevo.nn.store import ImageSpec, write_supernet
+from spaceevo.nn.supernet import Supernet
+from spaceevo.scripting import run
+from spaceevo.space import parse_space
+from spaceevo.train.loop import Task, finish
+from spaceevo.train.supernet import train_fp32
+
+
+def main(
+    space: Path,
+    train: Path,
+    sandwich: Sandwich,
+    recipe: Recipe,
+    augment: Augment,
+    seed: int,
+    workers: int,
+    checkpoint_steps: int,
+    threads: int,
+    checkpoint: Path,
+    output: Path,
+) -> None:
+    """Train all subnets of the space in `space` on the training split."""
+    torch.set_num_threads(threads)
+    params = {"sandwich": sandwich.model_dump(), "fp32": recipe.model_dump(), "augment": augment.model_dump()}
+    record = Record(params, seed)
+    split = load_split(train)
+    spec = ImageSpec.of(split)
+    evolved = parse_space(read_json(space, "space")["space"])
+    supernet = Supernet(evolved, len(spec.classes), spec.grid)
+    initialise(supernet, torch.Generator().manual_seed(seed))
+    resolution = evolved.hyperspace.resolutions[-1]
+    label = f"supernet {evolved.code} fp32"
+    task = Task(label, split, resolution, seed, checkpoint, augment, checkpoint_steps, workers)
+    train_fp32(supernet, sandwich, recipe, task, record, Accelerator())
+    write_supernet(output, supernet, spec, record)
+    finish(task)
+
+
+if __name__ == "__main__":
+    run(main)

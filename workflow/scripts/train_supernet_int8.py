@@ -1,0 +1,50 @@
+"""Train the supernet with LSQ+ quantizers: the second phase, after which every subnet is accurate in INT8."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from spaceevo.artifacts import Record
+from spaceevo.config import Augment, Recipe, Sandwich
+from spaceevo.data.splits import load_split
+from spaceevo.nn.store import load_supernet, write_supernet
+from spaceevo.scripting import run
+from spaceevo.train.loop import Task, finish
+from spaceevo.train.supernet import train_int8
+
+
+def main(
+    supernet: Path,
+    train: Path,
+    sandwich: Sandwich,
+    recipe: Recipe,
+    calibration_batches: int,
+    augment: Augment,
+    seed: int,
+    workers: int,
+    checkpoint_steps: int,
+    threads: int,
+    checkpoint: Path,
+    output: Path,
+) -> None:
+    """Start from the FP32 supernet in `supernet`."""
+    torch.set_num_threads(threads)
+    params = {
+        "sandwich": sandwich.model_dump(),
+        "int8": recipe.model_dump(),
+        "calibration_batches": calibration_batches,
+        "augment": augment.model_dump(),
+    }
+    record = Record(params, seed)
+    network, spec = load_supernet(supernet)
+    code, resolution = network.space.code, network.space.hyperspace.resolutions[-1]
+    label = f"supernet {code} int8"
+    task = Task(label, load_split(train), resolution, seed, checkpoint, augment, checkpoint_steps, workers)
+    train_int8(network, sandwich, recipe, task, calibration_batches, record, Accelerator())
+    write_supernet(output, network, spec, record)
+    finish(task)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,49 @@
+"""Train the teacher whose stages the blocks are distilled from."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from spaceevo.artifacts import Record
+from spaceevo.config import Augment, TeacherParams
+from spaceevo.data.splits import load_split
+from spaceevo.nn.plain import initialise
+from spaceevo.nn.store import TEACHER_KIND, ImageSpec, write_module
+from spaceevo.nn.teacher import build_teacher
+from spaceevo.scripting import run
+from spaceevo.space import load_hyperspace
+from spaceevo.train.loop import Task, finish
+from spaceevo.train.teacher import train_teacher
+
+
+def main(
+    train: Path,
+    hyperspace: str,
+    teacher: TeacherParams,
+    augment: Augment,
+    seed: int,
+    workers: int,
+    checkpoint_steps: int,
+    threads: int,
+    checkpoint: Path,
+    output: Path,
+) -> None:
+    """Train `teacher` on the training split."""
+    torch.set_num_threads(threads)
+    record = Record({"hyperspace": hyperspace, "teacher": teacher.model_dump(), "augment": augment.model_dump()}, seed)
+    split = load_split(train)
+    spec = ImageSpec.of(split)
+    space = load_hyperspace(hyperspace)
+    resolutions = space.block_kd_resolutions
+    network = build_teacher(teacher.model, space, len(spec.classes), spec.grid, teacher.pretrained)
+    if not teacher.pretrained:
+        initialise(network, torch.Generator().manual_seed(seed))
+    task = Task("teacher", split, resolutions[-1], seed, checkpoint, augment, checkpoint_steps, workers)
+    train_teacher(network, resolutions, teacher.label_smoothing, teacher.recipe, task, record, Accelerator())
+    write_module(output, TEACHER_KIND, network, {"model": teacher.model, "hyperspace": hyperspace}, spec, record)
+    finish(task)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,63 @@
+"""Write the card of one SEQnet: cost, latency, and the accuracy of its exported files on the test split."""
+
+from pathlib import Path
+
+import torch
+
+from spaceevo.artifacts import Record, read_json, write_json
+from spaceevo.config import ExportParams
+from spaceevo.data.loader import materialise
+from spaceevo.data.splits import load_split
+from spaceevo.data.transforms import resize
+from spaceevo.export.card import TestSplit, make_card
+from spaceevo.latency.devices import load_device
+from spaceevo.latency.predictor import read_predictor
+from spaceevo.nn.store import load_seqnet, load_supernet
+from spaceevo.quant.quantizers import fp32, int8
+from spaceevo.scripting import run
+from spaceevo.search.evaluator import SubnetEvaluator
+from spaceevo.train.evaluate import logits
+
+
+def main(
+    seqnet: Path,
+    tflite: Path,
+    onnx: Path,
+    supernet: Path,
+    seqnets: Path,
+    predictor: Path,
+    device: str,
+    index: int,
+    train: Path,
+    test: Path,
+    export: ExportParams,
+    seed: int,
+    threads: int,
+    output: Path,
+) -> None:
+    """Write the card of SEQnet number `index` of `device`."""
+    torch.set_num_threads(threads)
+    record = Record({"device": device, "index": index, "export": export.model_dump()}, seed)
+    network, _ = load_seqnet(seqnet)
+    space, subnet = network.space, network.subnet
+    resolution = space.hyperspace.resolutions[-1]
+    train_images, _ = materialise(load_split(train), resolution, export.recalibration_images, seed)
+    images, labels = materialise(load_split(test), resolution)
+    evaluator = SubnetEvaluator(load_supernet(supernet)[0], train_images, images, labels)
+    card = make_card(
+        f"SEQnet@{device}-A{index}",
+        space,
+        subnet,
+        {".tflite": tflite, ".onnx": onnx},
+        TestSplit(resize(images, subnet.resolution).numpy(), labels.numpy()),
+        logits(network, images, int8).numpy(),
+        evaluator.accuracy(subnet, fp32),
+        read_predictor(predictor),
+        load_device(device),
+        read_json(seqnets, "seqnets")["seqnets"][index]["budget_ms"],
+    )
+    write_json(output, "card", card, record)
+
+
+if __name__ == "__main__":
+    run(main)
