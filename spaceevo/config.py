@@ -157,6 +157,7 @@ class Sandwich(Section):
     """Which subnets a training step takes, and how."""
 
     random_subnets: Annotated[int, Field(ge=0)] = Field(description="besides the largest and the smallest")
+    largest_alone: Share = Field(0.0, description="share of the FP32 phase that trains the largest alone, first")
     label_smoothing: Share = Field(0.1, description="of the largest subnet's cross-entropy")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the largest subnet's last layer")
 

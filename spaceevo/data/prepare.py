@@ -10,27 +10,9 @@ from typing import Any
 from spaceevo.artifacts import Record
 from spaceevo.config import ClutterOptions
 from spaceevo.data import cifar, clutter, imagefolder
-from spaceevo.data.splits import ARRAY_SUFFIX, MANIFEST_SUFFIX, SplitInfo, save_array_split, save_manifest
+from spaceevo.data.names import split_suffix
+from spaceevo.data.splits import SplitInfo, save_array_split, save_manifest
 from spaceevo.errors import DataError
-
-# How the splits of each dataset are stored; its keys are the names of all datasets.
-SUFFIXES = {
-    "clutter": ARRAY_SUFFIX,
-    "cifar10": ARRAY_SUFFIX,
-    "cifar100": ARRAY_SUFFIX,
-    "imagefolder": MANIFEST_SUFFIX,
-}
-
-
-def split_suffix(name: str) -> str:
-    """The suffix of the split files of dataset `name`: ".safetensors" or ".parquet".
-
-    Raises:
-        DataError: there is no dataset of this name.
-    """
-    if name not in SUFFIXES:
-        raise DataError(f"There is no dataset {name}: choose one of {', '.join(SUFFIXES)}.")
-    return SUFFIXES[name]
 
 
 def prepare_dataset(

@@ -20,11 +20,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from spaceevo.artifacts import Record, read_table, read_tensors, write_table, write_tensors
+from spaceevo.data.names import ARRAY_SUFFIX, MANIFEST_SUFFIX
 from spaceevo.data.transforms import Box, Floats, centre_box, crop_resized, random_box
 from spaceevo.errors import DataError
 
-ARRAY_SUFFIX = ".safetensors"
-MANIFEST_SUFFIX = ".parquet"
 _ARRAY_KIND = "split"
 _MANIFEST_KIND = "manifest"
 

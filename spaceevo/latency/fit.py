@@ -17,7 +17,8 @@ from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import Plan
 from spaceevo.space import BlockChoice, Hyperspace, Space, parse_subnet
 
-RIDGE = 1e-3  # against the noise of some hundred measurements
+RIDGE, LASSO = 1e-4, 1e-3  # against the noise of some hundred measurements
+MIN_MODELS = 8  # that a feature must be seen in, where there are enough
 BLOCK_IMPORTANCE = 0.3  # of a block's relative error against a network's, which is what predictions are for
 
 
@@ -44,6 +45,8 @@ def fit_predictor(table: pd.DataFrame, hyperspace: Hyperspace, device: str) -> P
         np.array([row["latency_ms"] for row in rows]),
         importance=np.array([1.0 if row["role"] == "net" else BLOCK_IMPORTANCE for row in rows]),
         ridge=RIDGE,
+        lasso=LASSO,
+        min_models=max(1, min(MIN_MODELS, len(rows) // 20)),
     )
     predictor = Predictor(
         device=device,

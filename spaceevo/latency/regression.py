@@ -64,6 +64,8 @@ def fit_nonnegative(
     importance: Array | float = 1.0,
     floor_ms: float = 0.0,
     ridge: float = 1e-9,
+    lasso: float = 0.0,
+    min_models: int = 1,
     robust_rounds: int = 3,
 ) -> Array:
     """Coefficients ≥ 0 that minimise the squared relative error, outliers weighted down.
@@ -76,7 +78,8 @@ def fit_nonnegative(
         latency_ms: float64 [models], positive.
         importance: float64 [models] or one for all; a model's relative error counts so many times.
         floor_ms: below this latency errors count absolutely, in this unit.
-        ridge: strength of the pull towards small coefficients, relative to the columns' size.
+        ridge, lasso: strength of the pull towards small and towards fewer coefficients, for columns of size 1.
+        min_models: columns that are not 0 for fewer models are left out: they would fit these models' noise.
         robust_rounds: times the system is solved; 1 is plain least squares.
 
     Returns:
@@ -84,28 +87,26 @@ def fit_nonnegative(
     """
     relative = 1.0 / np.maximum(latency_ms, floor_ms)
     weights = importance * relative
+    used = np.count_nonzero(matrix, axis=0) >= min_models
     coefficients = np.zeros(matrix.shape[1])
     for _ in range(robust_rounds):
-        coefficients = _weighted_nnls(matrix, latency_ms, weights, ridge)
+        coefficients[used] = _weighted_nnls(matrix[:, used], latency_ms, weights, ridge, lasso)
         residuals = (matrix @ coefficients - latency_ms) * relative
         typical = max(TYPICAL_ERROR_FLOOR, 1.4826 * float(np.median(np.abs(residuals))))
         weights = importance * relative / np.sqrt(1.0 + (residuals / (2.0 * typical)) ** 2)
     return coefficients
 
 
-def _weighted_nnls(matrix: Array, latency_ms: Array, weights: Array, ridge: float) -> Array:
+def _weighted_nnls(matrix: Array, latency_ms: Array, weights: Array, ridge: float, lasso: float) -> Array:
     weighted = matrix * weights[:, None]
     norms = np.sqrt((weighted**2).mean(axis=0))
-    used = norms > 0
-    weighted = weighted[:, used] / norms[used]
+    weighted /= norms
     # The Cholesky factor of the Gram matrix has as few rows as columns and the same solution as the whole system.
-    gram = weighted.T @ weighted + ridge * len(matrix) * np.eye(int(used.sum()))
+    gram = weighted.T @ weighted + ridge * len(matrix) * np.eye(matrix.shape[1])
     factor = np.linalg.cholesky(gram)
-    target = np.linalg.solve(factor, weighted.T @ (weights * latency_ms))
+    target = np.linalg.solve(factor, weighted.T @ (weights * latency_ms) - lasso * len(matrix))
     solution, _ = nnls(factor.T, target, maxiter=100 * len(gram))
-    coefficients = np.zeros(matrix.shape[1])
-    coefficients[used] = solution / norms[used]
-    return coefficients
+    return np.asarray(solution / norms)
 
 
 def kernel_models(design: Design, coefficients: Array) -> dict[str, KernelModel]:

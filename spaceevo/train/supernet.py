@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spaceevo.artifacts import Record
 from spaceevo.config import Recipe, Sandwich
-from spaceevo.data.loader import batches
+from spaceevo.data.loader import batches, steps_per_epoch
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
@@ -23,8 +23,10 @@ from spaceevo.train.losses import alpha_divergence
 def train_fp32(
     supernet: Supernet, sandwich: Sandwich, recipe: Recipe, task: Task, record: Record, accelerator: Accelerator
 ) -> None:
-    """FP32 phase: sandwich rule with in-place distillation from the largest subnet, in place."""
-    train(supernet, _objective(supernet, sandwich, task, fp32), recipe, task, record, accelerator)
+    """FP32 phase: the largest subnet alone, then the sandwich rule with in-place distillation from it, in place."""
+    steps = recipe.epochs * steps_per_epoch(task.split, recipe.batch_size, drop_last=True)
+    objective = _objective(supernet, sandwich, task, fp32, round(sandwich.largest_alone * steps))
+    train(supernet, objective, recipe, task, record, accelerator)
 
 
 def train_int8(
@@ -38,7 +40,7 @@ def train_int8(
 ) -> None:
     """LSQ+ phase: grids initialised on a few batches of several subnets, then trained with the weights, in place."""
     calibrate_supernet(supernet, task, recipe.batch_size, calibration_batches)
-    train(supernet, _objective(supernet, sandwich, task, int8), recipe, task, record, accelerator)
+    train(supernet, _objective(supernet, sandwich, task, int8, 0), recipe, task, record, accelerator)
 
 
 @torch.no_grad()
@@ -58,16 +60,19 @@ def calibrate_supernet(supernet: Supernet, task: Task, batch_size: int, calibrat
     calibrate(supernet, runs, generator)
 
 
-def _objective(supernet: Supernet, sandwich: Sandwich, task: Task, precision: Precision) -> Objective:
+def _objective(
+    supernet: Supernet, sandwich: Sandwich, task: Task, precision: Precision, steps_alone: int
+) -> Objective:
     space = supernet.space
 
     def objective(step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
         rng = subnet_rng(task.seed, step)
         logits = supernet(x, space.largest, precision, dropout=_dropout(sandwich.dropout, task.seed, step))
         yield space.largest.code, F.cross_entropy(logits, y, label_smoothing=sandwich.label_smoothing)
+        if step < steps_alone:
+            return
         target = logits.detach()
-        students = [space.smallest, *(sample_subnet(space, rng) for _ in range(sandwich.random_subnets))]
-        for student in students:
+        for student in (space.smallest, *(sample_subnet(space, rng) for _ in range(sandwich.random_subnets))):
             yield student.code, alpha_divergence(supernet(x, student, precision), target)
 
     return objective

@@ -9,7 +9,8 @@ from spaceevo.config import ClutterOptions
 from spaceevo.data import cifar, clutter, imagefolder
 from spaceevo.data.cifar import Cifar
 from spaceevo.data.clutter import SPLITS
-from spaceevo.data.prepare import SUFFIXES, prepare_dataset, split_suffix
+from spaceevo.data.names import SUFFIXES, split_suffix
+from spaceevo.data.prepare import prepare_dataset
 from spaceevo.data.splits import load_split
 from spaceevo.errors import DataError
 

@@ -1,6 +1,5 @@
 """Export one SEQnet to TFLite or ONNX, by the output's suffix, and verify the file."""
 
-import os
 from pathlib import Path
 
 from spaceevo.export.verify import export_verified, read_verification
@@ -8,9 +7,8 @@ from spaceevo.quant.graph import read_graph
 from spaceevo.scripting import run
 
 
-def main(graph: Path, verification: Path, agreement: float, threads: int, output: Path) -> None:
+def main(graph: Path, verification: Path, agreement: float, output: Path) -> None:
     """Deliver `output` only where it agrees with the trained network on a share of `agreement` of the samples."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
     parity = export_verified(read_graph(graph), read_verification(verification), output, min_agreement=agreement)
     print(f"{output}: {parity}")
 

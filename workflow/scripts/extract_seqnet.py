@@ -22,7 +22,7 @@ def main(
     supernet: Path,
     seqnets: Path,
     device: str,
-    index: int,
+    name: str,
     train: Path,
     test: Path,
     export: ExportParams,
@@ -32,17 +32,17 @@ def main(
     graph: Path,
     verification: Path,
 ) -> None:
-    """Write SEQnet number `index` of `device`."""
+    """Write SEQnet `name`, such as A1, of `device`."""
     torch.set_num_threads(threads)
-    record = Record({"device": device, "index": index, "export": export.model_dump()}, seed)
+    record = Record({"device": device, "name": name, "export": export.model_dump()}, seed)
     network, spec = load_supernet(supernet)
     resolution = network.space.hyperspace.resolutions[-1]
-    subnet = network.space.subnet(read_json(seqnets, "seqnets")["seqnets"][index]["subnet"])
+    subnet = network.space.subnet(read_json(seqnets, "seqnets")["seqnets"][name]["subnet"])
     train_images, _ = materialise(load_split(train), resolution, export.recalibration_images, seed)
     images, labels = materialise(load_split(test), resolution, export.verify_images, seed)
     seqnet = SubnetEvaluator(network, train_images, images, labels).network(subnet)
     description = {
-        "name": f"SEQnet@{device}-A{index}",
+        "name": f"SEQnet@{device}-{name}",
         "class_names": list(spec.classes),
         "input": "RGB picture, resized to resolution x resolution, (pixel / 255 - mean) / std",
         "mean": list(spec.mean),

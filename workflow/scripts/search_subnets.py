@@ -48,16 +48,15 @@ def main(
         search.settings,
         seed,
     )
-    winners = [
-        {
-            "name": f"A{k}",
+    winners = {
+        f"A{k}": {
             "subnet": found.subnet.code,
             "budget_ms": budget,
             "latency_ms": found.latency_ms,
             "val_accuracy": found.accuracy,
         }
         for k, (found, budget) in enumerate(zip(best, budgets_ms, strict=True))
-    ]
+    }
     write_json(output, "seqnets", {"space": space.code, "seqnets": winners}, record)
     write_table(subnets, "subnets", table, record)
 

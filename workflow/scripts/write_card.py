@@ -27,7 +27,7 @@ def main(
     seqnets: Path,
     predictor: Path,
     device: str,
-    index: int,
+    name: str,
     train: Path,
     test: Path,
     export: ExportParams,
@@ -35,9 +35,9 @@ def main(
     threads: int,
     output: Path,
 ) -> None:
-    """Write the card of SEQnet number `index` of `device`."""
+    """Write the card of SEQnet `name`, such as A1, of `device`."""
     torch.set_num_threads(threads)
-    record = Record({"device": device, "index": index, "export": export.model_dump()}, seed)
+    record = Record({"device": device, "name": name, "export": export.model_dump()}, seed)
     network, _ = load_seqnet(seqnet)
     space, subnet = network.space, network.subnet
     resolution = space.hyperspace.resolutions[-1]
@@ -45,7 +45,7 @@ def main(
     images, labels = materialise(load_split(test), resolution)
     evaluator = SubnetEvaluator(load_supernet(supernet)[0], train_images, images, labels)
     card = make_card(
-        f"SEQnet@{device}-A{index}",
+        f"SEQnet@{device}-{name}",
         space,
         subnet,
         {".tflite": tflite, ".onnx": onnx},
@@ -54,7 +54,7 @@ def main(
         evaluator.accuracy(subnet, fp32),
         read_predictor(predictor),
         load_device(device),
-        read_json(seqnets, "seqnets")["seqnets"][index]["budget_ms"],
+        read_json(seqnets, "seqnets")["seqnets"][name]["budget_ms"],
     )
     write_json(output, "card", card, record)
 

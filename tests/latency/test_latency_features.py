@@ -1,0 +1,78 @@
+"""Kernels of plans, and features that only grow."""
+
+import numpy as np
+import pytest
+
+from spaceevo.latency.features import Kernel, Terms, family_features, kernels
+from spaceevo.nn.blocks import block_plan
+from spaceevo.space import BlockChoice, load_hyperspace
+
+FAMILIES = ("conv", "stem", "depthwise", "dense", "se", "pool", "add", "gate", "swish", "hswish", "input", "output")
+
+
+def test_kernels_of_a_block_with_squeeze_and_excitation():
+    plan = block_plan("mobilenetv3_res", "swish", 16, BlockChoice(5, 24, 3.0), 2)
+    assert kernels(plan, 32) == (
+        Kernel("conv", 16, 24, 32, 1, 2),
+        Kernel("conv", 16, 48, 32, 1, 1),
+        Kernel("swish", 48, 48, 32),
+        Kernel("depthwise", 48, 48, 32, 5, 2),
+        Kernel("swish", 48, 48, 16),
+        Kernel("pool", 48, 48, 16),
+        Kernel("se", 48, 16, 1),
+        Kernel("se", 16, 48, 1),
+        Kernel("gate", 48, 48, 16),
+        Kernel("conv", 48, 24, 16, 1, 1),
+        Kernel("add", 24, 24, 16),
+    )
+
+
+def test_kinds_tell_kernel_sizes_and_strides_apart():
+    kinds = {Kernel("depthwise", 8, 8, 8, k, s).kind for k in (3, 5, 7) for s in (1, 2)}
+    assert len(kinds) == 6 and Kernel("depthwise", 8, 8, 8, 5, 2).kind == "depthwise5_s2"
+
+
+@pytest.mark.parametrize("block_type", load_hyperspace("tiny").block_types, ids=lambda block_type: block_type.block)
+def test_every_operation_of_a_plan_is_a_kernel(block_type):
+    choice = BlockChoice(block_type.kernels[-1], 24, block_type.expands[-1])
+    plan = block_plan(block_type.block, block_type.activation, 16, choice, 2)
+    smooth = sum(getattr(op, "activation", None) in ("swish", "hswish") for op in plan.ops)
+    assert len(kernels(plan, 16)) == len(plan.ops) + smooth
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_feature_grows_with_channels_and_map_size(family):
+    terms = Terms(family_features(family).values())
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        channels = int(rng.integers(1, 600))
+        out_channels = int(rng.integers(1, 600)) if family in ("conv", "stem", "dense", "se") else channels
+        height = 1 if family in ("dense", "se") else int(rng.integers(1, 120))
+        kernel = Kernel(family, channels, out_channels, height, 3 if family in ("conv", "stem") else 1)
+        grown = kernel._replace(
+            in_channels=channels + int(rng.integers(40)), height=height + int(rng.integers(5)) * (height > 1)
+        )
+        grown = grown._replace(
+            out_channels=out_channels + int(rng.integers(40)) if family == "conv" else max(out_channels, grown[1])
+        )
+        small, big = terms([kernel, grown])
+        assert (big >= small).all() and (small >= 0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_feature_names_are_unique(family):
+    features = family_features(family)
+    assert len(features) == len({feature.name for feature in features.values()}) and len(features) > 10
+
+
+def test_ramps_between_knots_add_up_to_the_size():
+    features = family_features("conv")
+    ramps = [feature for name, feature in features.items() if name.startswith("macs[")]
+    kernel = Kernel("conv", 48, 96, 14, 3)
+    assert Terms(ramps)([kernel]).sum() == pytest.approx(48 * 96 * 9 * 14 * 14)
+
+
+def test_steps_jump_at_their_knot():
+    step = family_features("se")["weights[1.04858e+06,1.04858e+06]"]
+    below, at = Terms([step])([Kernel("se", 1 << 10, (1 << 10) - 1, 1), Kernel("se", 1 << 10, 1 << 10, 1)])
+    assert (below, at) == (0, 1)

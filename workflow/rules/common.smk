@@ -1,0 +1,58 @@
+"""Validated parameters, and the names of files that several rules share."""
+
+import json
+import sys
+from pathlib import Path
+
+from spaceevo.config import parse_params
+from spaceevo.data.names import split_suffix
+from spaceevo.errors import SpaceEvoError
+from spaceevo.latency.devices import load_device
+from spaceevo.space import load_hyperspace
+
+# Scripts run with the Python that runs Snakemake, whether or not its environment is activated.
+shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+
+try:
+    PARAMS = parse_params(config)
+    HYPERSPACE = load_hyperspace(PARAMS.hyperspace)
+    DEVICES = {name: load_device(name) for name in PARAMS.devices}
+except SpaceEvoError as error:
+    raise WorkflowError(str(error)) from None
+
+STAGES = [stage.name for stage in HYPERSPACE.searched_stages]
+BLOCK_TYPES = range(len(HYPERSPACE.block_types))
+NAMES = [f"A{k}" for k in range(5)]
+
+MEASURED = [name for name, device in DEVICES.items() if device.measured]
+TABLES = [name for name, device in DEVICES.items() if not device.measured]
+
+SUFFIX = split_suffix(PARAMS.dataset.name)
+DATA = {
+    split: f"results/data/{PARAMS.dataset.name}/{split}{SUFFIX}"
+    for split in ("train", "val", "test")
+}
+
+SEQNET_FILES = expand(
+    "results/{device}/seqnet_{name}{suffix}",
+    device=DEVICES,
+    name=NAMES,
+    suffix=(".tflite", ".onnx"),
+)
+CARDS = expand("results/{device}/seqnet_{name}.json", device=DEVICES, name=NAMES)
+
+
+def as_json(section):
+    """A section of the parameters as one shell argument."""
+    return section.model_dump_json()
+
+
+def any_of(names):
+    """A wildcard constraint: one of these names, or nothing at all where there is none."""
+    return "|".join(names) or "(?!)"
+
+
+wildcard_constraints:
+    device=any_of(DEVICES),
+    stage=any_of(STAGES),
+    name="A[0-4]",

@@ -1,0 +1,47 @@
+rule profile_latency:
+    """Measures alone on the machine: it claims every core."""
+    input:
+        val=DATA["val"],
+    output:
+        "results/{device}/latency_profile.parquet",
+    log:
+        "results/logs/profile_latency_{device}.log",
+    wildcard_constraints:
+        device=any_of(MEASURED),
+    threads: workflow.cores
+    params:
+        hyperspace=PARAMS.hyperspace,
+        counts=as_json(PARAMS.profile),
+        seed=PARAMS.seed,
+    shell:
+        "python workflow/scripts/profile_latency.py --device {wildcards.device} "
+        "--hyperspace {params.hyperspace} --val {input.val} --counts {params.counts:q} "
+        "--seed {params.seed} --output {output} 2> {log}"
+
+
+rule fit_latency_predictor:
+    input:
+        profile="results/{device}/latency_profile.parquet",
+    output:
+        "results/{device}/latency_predictor.json",
+    log:
+        "results/logs/fit_latency_predictor_{device}.log",
+    wildcard_constraints:
+        device=any_of(MEASURED),
+    params:
+        hyperspace=PARAMS.hyperspace,
+    shell:
+        "python workflow/scripts/fit_latency_predictor.py --profile {input.profile} "
+        "--device {wildcards.device} --hyperspace {params.hyperspace} --output {output} 2> {log}"
+
+
+rule table_latency_predictor:
+    output:
+        "results/{device}/latency_predictor.json",
+    log:
+        "results/logs/table_latency_predictor_{device}.log",
+    wildcard_constraints:
+        device=any_of(TABLES),
+    shell:
+        "python workflow/scripts/table_latency_predictor.py --device {wildcards.device} "
+        "--output {output} 2> {log}"
