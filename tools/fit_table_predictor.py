@@ -97,7 +97,8 @@ def block_kernels(block: Block) -> tuple[Kernel, ...]:
 def fixed_kernels(hyperspace: Hyperspace) -> Iterator[Kernel]:
     """The kernels of the stages that a table does not list, with all their choices."""
     for resolution in hyperspace.resolutions:
-        height, arriving = resolution, (IMAGE_CHANNELS,)
+        height = resolution
+        arriving: tuple[int, ...] = (IMAGE_CHANNELS,)
         for stage in hyperspace.stages:
             block_type, widths = stage.block_type, stage.widths or (PUBLISHED_CLASSES,)
             if block_type is not None:
@@ -168,7 +169,9 @@ def main(
     rng = np.random.default_rng(seed)
     space = load_hyperspace(hyperspace)
     index: dict[Block, int] = {}
-    rows, columns, milliseconds = [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    milliseconds: list[float] = []
     for blocks, line_ms in read_lines(folder, space):
         rows += [len(milliseconds)] * len(blocks)
         columns += [index.setdefault(block, len(index)) for block in blocks]
@@ -203,7 +206,11 @@ def main(
         f"Fitted to {int(fitted.sum())} of {len(index)} blocks recovered from {len(stage_ms)} stage latencies "
         f"({source}). "
         + (f"Kinds outside the table borrow their coefficients: {', '.join(borrow_kinds)}. " if borrow_kinds else "")
-        + (f"The overhead was calibrated on {len(total)} published networks." if total else "It has no overhead.")
+        + (
+            f"The overhead that fits {len(total)} published networks best is {predictor.overhead_ms:g} ms."
+            if total
+            else "It has no overhead."
+        )
     )
     write_predictor(output, replace(predictor, errors=errors, notes=notes), record)
     for key, figures in errors.items():

@@ -30,7 +30,7 @@ class MeasureOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     warm_up: int = Field(default=5, ge=1)
-    rounds: int = Field(default=5, ge=1)
+    rounds: int = Field(default=7, ge=1)
     round_s: float = Field(default=0.01, gt=0)
 
 

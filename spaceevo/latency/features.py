@@ -169,7 +169,7 @@ class Feature(NamedTuple):
     def name(self) -> str:
         """`size`, `size[low,high]` or `times*size[low,high]`."""
         whole = (self.low, self.high) == (0.0, float("inf"))
-        ramp = self.size if whole else f"{self.size}[{self.low:g},{self.high:g}]"
+        ramp = self.size if whole else f"{self.size}[{self.low:.0f},{self.high:.0f}]"
         return ramp if self.times == "one" else f"{self.times}*{ramp}"
 
 
@@ -226,7 +226,16 @@ _DENSE = [
     *_steps("weights", _powers_of_2(17, 21, 0.5)),
 ]
 
-_FAMILIES = {"conv": _CONV, "stem": _CONV, "dense": _DENSE, "se": _DENSE}
+_BOUNDARY = [feature for feature in _MAP if feature.size != "one"]  # once per model: that is the model's overhead
+
+_FAMILIES = {
+    "conv": _CONV,
+    "stem": _CONV,
+    "dense": _DENSE,
+    "se": _DENSE,
+    "input": _BOUNDARY,
+    "output": _BOUNDARY,
+}
 
 
 @lru_cache(maxsize=64)

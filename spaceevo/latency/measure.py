@@ -1,8 +1,9 @@
 """Measuring latency: the one place that takes time.
 
-Models are timed in interleaved rounds, so that a machine that slows down for a while slows down all of them and not
-one. An invocation of a small network is shorter than the clock and the scheduler can be trusted with, so that a
-sample is a batch of invocations of at least 2 ms.
+Models are timed in interleaved rounds, each in another order, so that a machine that slows down for a while slows down
+all of them and not one. Where there are enough models, this shared slow-down is estimated from all that were timed
+about the same moment, and taken out. An invocation of a small network is shorter than the clock and the scheduler can
+be trusted with, so that a sample is a batch of invocations of at least 2 ms.
 
 A runtime with one thread computes in the thread that calls it, so that its time is the CPU time of that thread: equal
 to the wall time on an idle machine, and still right on a busy one, where wall time counts the waiting for a processor
@@ -19,13 +20,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from spaceevo.latency.devices import MeasureOptions
 
 SAMPLE_S = 0.002  # a sample's shortest duration
+NEIGHBOURS = 15  # timings in a row that show the machine's speed at a moment; odd
 MIN_ROUNDS = 3  # even where time is short
 
 
+Array = npt.NDArray[np.float64]
 Clock = Callable[[], float]
 
 
@@ -73,15 +77,18 @@ def measure(
     start = time.perf_counter()
     clock = time.thread_time if threads == 1 else time.perf_counter
     batches = [_batch_size(model, options.warm_up, clock) for model in models]
-    medians: list[list[float]] = [[] for _ in models]
+    rng = np.random.default_rng(0)  # of the orders
+    orders, timed = [], []
     for done in range(options.rounds):
         if done >= min(MIN_ROUNDS, options.rounds) and time.perf_counter() - start > budget_s:
             break
-        for model, batch, results in zip(models, batches, medians, strict=True):
-            results.append(_round_ms(model, batch, options.round_s, clock))
+        order = rng.permutation(len(models))
+        timed.append([_round_ms(models[i], batches[i], options.round_s, clock) for i in order])
+        orders.append(order)
         if progress is not None:
             progress(done + 1, options.rounds)
-    return [_timing(results) for results in medians]
+    steady = without_slowdowns(np.array(timed), np.array(orders))
+    return [_timing(steady[np.array(orders) == i]) for i in range(len(models))]
 
 
 def _batch_size(model: Invokable, warm_up: int, clock: Clock) -> int:
@@ -120,6 +127,33 @@ def _seconds(model: Invokable, batch: int, clock: Clock) -> float:
     return clock() - start
 
 
-def _timing(round_medians: Sequence[float]) -> Timing:
+def without_slowdowns(timed_ms: Array, orders: npt.NDArray[np.int64]) -> Array:
+    """Timings without the slow-downs that models timed about the same moment share.
+
+    A timing is its model's latency times the machine's slowness at that moment. Both are medians in turn: latency
+    over rounds, slowness over neighbours in time. The quarter of the time with the fastest machine sets the scale.
+
+    Args:
+        timed_ms: float64 [rounds, models], in the order of timing.
+        orders: int64 [rounds, models]; which model each timing is of.
+
+    Returns:
+        float64 [rounds, models], in the order of timing; unchanged where there are fewer than `NEIGHBOURS` models,
+        as then a model would be its own neighbour.
+    """
+    if orders.shape[1] < NEIGHBOURS:
+        return timed_ms
+    logs = np.log(timed_ms)
+    places = np.argsort(orders, axis=1)
+    slowness = np.zeros_like(logs)
+    for _ in range(4):  # it settles after two
+        latency = np.median(np.take_along_axis(logs - slowness, places, axis=1), axis=0)
+        left = np.pad((logs - latency[orders]).ravel(), NEIGHBOURS // 2, mode="edge")
+        moments = np.median(np.lib.stride_tricks.sliding_window_view(left, NEIGHBOURS), axis=1)
+        slowness = (moments - np.percentile(moments, 25)).reshape(logs.shape)
+    return np.asarray(np.exp(logs - slowness))
+
+
+def _timing(round_medians: Array) -> Timing:
     low, middle, high = np.percentile(round_medians, [25, 50, 75])
     return Timing(float(middle), float(high - low), len(round_medians))

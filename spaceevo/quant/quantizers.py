@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from spaceevo.quant.fake_quantize import fake_quantize
 from spaceevo.quant.grids import (
     HSIGMOID_GRID,
     LEVELS,
@@ -49,7 +50,8 @@ class FixedQuantizer(nn.Module):
         return self.grid_
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fake_quantize_per_tensor_affine(x, self.grid_.scale, self.grid_.zero_point, 0, LEVELS)
+        scale = torch.tensor(self.grid_.scale, device=x.device)
+        return fake_quantize(x, scale, torch.zeros_like(scale) + self.grid_.zero_point, 0, LEVELS)
 
 
 SIGMOID_QUANTIZER = FixedQuantizer(SIGMOID_GRID)
@@ -99,13 +101,8 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.scale()
-        zero_point = self.zero_point(scale)
-        if not torch.is_grad_enabled():
-            rounded = zero_point.round().to(torch.int32)
-            return torch.fake_quantize_per_tensor_affine(x, scale, rounded, 0, LEVELS)
-        factor = 1.0 / math.sqrt(x[0].numel() * LEVELS)
-        fake_quantize = torch._fake_quantize_learnable_per_tensor_affine
-        return fake_quantize(x, scale.reshape(1), zero_point.reshape(1), 0, LEVELS, factor)
+        gradient_scale = 1.0 / math.sqrt(x[0].numel() * LEVELS)
+        return fake_quantize(x, scale, self.zero_point(scale), 0, LEVELS, gradient_scale)
 
 
 class WeightQuantizer(nn.Module):
@@ -132,15 +129,9 @@ class WeightQuantizer(nn.Module):
         self.log_scale.copy_((largest / WEIGHT_LEVELS).clamp(min=MIN_SCALE).log())
 
     def forward(self, weight: Tensor) -> Tensor:
-        channels = weight.shape[0]
-        scale = self.scale(channels)
-        if not torch.is_grad_enabled():
-            zeros = torch.zeros(channels, dtype=torch.int32, device=weight.device)
-            return torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -WEIGHT_LEVELS, WEIGHT_LEVELS)
-        factor = 1.0 / math.sqrt(weight[0].numel() * WEIGHT_LEVELS)
-        fake_quantize = torch._fake_quantize_learnable_per_channel_affine
-        zeros = torch.zeros_like(scale)
-        return fake_quantize(weight, scale, zeros, 0, -WEIGHT_LEVELS, WEIGHT_LEVELS, factor)
+        scale = self.scale(weight.shape[0]).reshape(-1, *(1,) * (weight.dim() - 1))
+        gradient_scale = 1.0 / math.sqrt(weight[0].numel() * WEIGHT_LEVELS)
+        return fake_quantize(weight, scale, weight.new_zeros(()), -WEIGHT_LEVELS, WEIGHT_LEVELS, gradient_scale)
 
     @torch.no_grad()
     def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,5 +46,9 @@ class SubnetEvaluator:
     def _at(self, resolution: int) -> tuple[Tensor, Tensor]:
         if resolution not in self._resized:
             train_images, images = self._sources
-            self._resized[resolution] = resize(train_images, resolution), resize(images, resolution)
+            self._resized[resolution] = _prepared(train_images, resolution), _prepared(images, resolution)
         return self._resized[resolution]
+
+
+def _prepared(images: Tensor, resolution: int) -> Tensor:
+    return resize(images, resolution).contiguous(memory_format=torch.channels_last)

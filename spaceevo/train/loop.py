@@ -83,9 +83,9 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             part = slice(accelerator.process_index, None, accelerator.num_processes)
             losses: dict[str, Tensor] = {}
-            for name, loss in objective(
-                step, x[part].to(accelerator.device, non_blocking=True), y[part].to(accelerator.device)
-            ):
+            # Channels last: depthwise convolutions train several times faster so, on CPUs and on GPUs alike.
+            images = x[part].to(accelerator.device, non_blocking=True, memory_format=torch.channels_last)
+            for name, loss in objective(step, images, y[part].to(accelerator.device)):
                 accelerator.backward(loss)
                 losses[name] = loss.detach()
             total = _checked(losses, step, rate, task)

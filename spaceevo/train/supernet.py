@@ -60,9 +60,7 @@ def calibrate_supernet(supernet: Supernet, task: Task, batch_size: int, calibrat
     calibrate(supernet, runs, generator)
 
 
-def _objective(
-    supernet: Supernet, sandwich: Sandwich, task: Task, precision: Precision, steps_alone: int
-) -> Objective:
+def _objective(supernet: Supernet, sandwich: Sandwich, task: Task, precision: Precision, steps_alone: int) -> Objective:
     space = supernet.space
 
     def objective(step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:

@@ -15,6 +15,8 @@ TRUE_COEFFICIENTS = {
     "stem": {"one": 2e-3, "macs_8x8": 9e-9},
     "dense": {"one": 1e-3, "weights_16": 2e-8},
     "se": {"one": 1e-3, "weights_16": 4e-8},
+    "input": {"out_bytes_16": 1e-7},
+    "output": {"out_bytes_16": 1e-7},
 }
 TRUE_MAP_COEFFICIENTS = {"one": 5e-4, "out_bytes_16": 1e-6}
 

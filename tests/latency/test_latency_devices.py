@@ -1,0 +1,77 @@
+"""Device files: what is shipped loads, what is wrong is refused in one sentence."""
+
+import importlib.util
+
+import pytest
+
+from spaceevo.errors import ArtifactError, DeviceError
+from spaceevo.latency.devices import check_runtime, load_device, shipped_devices, table_predictor
+
+
+def test_the_shipped_devices():
+    assert {"cpu", "cpu-tflite", "pixel4", "vnni"} <= set(shipped_devices())
+
+
+@pytest.mark.parametrize("name", shipped_devices())
+def test_every_shipped_device_loads_and_can_predict_or_be_measured(name):
+    device = load_device(name)
+    assert device.name == name and device.description
+    if device.measured:
+        assert device.suffix in (".onnx", ".tflite")
+        with pytest.raises(DeviceError, match=f"{name} has no shipped predictor"):
+            table_predictor(device)
+    else:
+        assert table_predictor(device).device == name
+        with pytest.raises(DeviceError, match=f"run on {name}"):
+            _ = device.suffix
+
+
+def test_a_device_of_ones_own(tmp_path):
+    path = tmp_path / "server.yaml"
+    path.write_text("runtime: onnxruntime\nthreads: 4\nmeasure: {rounds: 9}\n")
+    device = load_device(path)
+    assert (device.name, device.threads, device.measure.rounds, device.measure.warm_up) == ("server", 4, 9, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("runtime: onnxruntime\nthread: 1\n", "wrong key thread: Extra inputs"),
+        ("runtime: onnxruntime\nmeasure: {round: 1}\n", "wrong key measure.round: Extra inputs"),
+        ("runtime: onnxruntime\nthreads: 0\n", "wrong key threads: Input should be greater"),
+        ("runtime: coreml\n", "wrong key runtime: Input should be 'onnxruntime', 'tflite' or 'table'"),
+        ("threads: 1\n", "wrong key runtime: Field required"),
+        ("runtime: onnxruntime\nname: other\n", "the key name"),
+        ("runtime: table\n", "names no predictor"),
+        ("runtime: tflite\npredictor: p.json\n", "has a predictor"),
+        ("- runtime\n", "keys and values"),
+        ("runtime: [\n", "not valid YAML"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path, text, sentence):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(DeviceError) as caught:
+        load_device(path)
+    assert str(path) in str(caught.value) and sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unknown_device_lists_those_there_are():
+    with pytest.raises(DeviceError, match=r"'pixel9'.*cpu, cpu-tflite, pixel4"):
+        load_device("pixel9")
+
+
+def test_a_missing_runtime_says_what_to_install(monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ai_edge_litert" else found(name))
+    with pytest.raises(DeviceError, match=r"cpu-tflite needs tflite.*pip install ai-edge-litert"):
+        check_runtime(load_device("cpu-tflite"))
+    check_runtime(load_device("cpu"))
+    check_runtime(load_device("pixel4"))
+
+
+def test_a_table_without_its_file_is_an_error(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("runtime: table\npredictor: lost.json\n")
+    with pytest.raises(ArtifactError, match=r"lost\.json does not exist"):
+        table_predictor(load_device(path))

@@ -1,0 +1,79 @@
+"""Fitting recovers a device that is known exactly, and is not led astray by outliers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spaceevo.errors import ArtifactError
+from spaceevo.latency.fit import fit_predictor, row_plan, unseen_errors
+from spaceevo.latency.profile import ProfileCounts, sample_models
+from spaceevo.latency.regression import error_figures, fit_nonnegative
+
+
+def test_a_known_device_is_recovered(true_profile, tiny, truth):
+    predictor = fit_predictor(true_profile, tiny, "truth")
+    figures = predictor.errors["unseen_networks"]
+    assert figures["models"] == 30 and figures["within_5_percent"] == 1.0
+    assert figures["mean_absolute_relative_error"] < 0.02
+    assert predictor.overhead_ms == pytest.approx(truth.overhead_ms, rel=0.5)
+
+
+def test_networks_kept_apart_do_not_change_the_fit(true_profile, tiny):
+    slower = true_profile.copy()
+    slower.loc[slower["split"] == "test", "latency_ms"] *= 2
+    first, second = (fit_predictor(table, tiny, "truth") for table in (true_profile, slower))
+    assert first.kinds == second.kinds
+    assert second.errors["unseen_networks"]["mean_relative_error"] == pytest.approx(-0.5, abs=0.02)
+
+
+def test_outliers_hardly_count(true_profile, tiny):
+    disturbed = true_profile.copy()
+    rows = np.flatnonzero(disturbed["split"] == "fit")[::10]
+    disturbed.loc[rows, "latency_ms"] *= 3
+    figures = fit_predictor(disturbed, tiny, "truth").errors["unseen_networks"]
+    assert figures["within_10_percent"] >= 0.9
+
+
+def test_a_profile_read_back_describes_the_same_plans(tmp_path, tiny, true_profile):
+    true_profile.to_parquet(tmp_path / "profile.parquet")
+    rows = pd.read_parquet(tmp_path / "profile.parquet").to_dict("records")
+    models = sample_models(tiny, 10, ProfileCounts(3, 80, 30), seed=1)
+    assert all(row_plan(row, tiny) == model.plan() for row, model in zip(rows, models, strict=True))
+
+
+def test_an_empty_profile_is_an_error(true_profile, tiny):
+    with pytest.raises(ArtifactError, match="no row to fit on"):
+        fit_predictor(true_profile[true_profile["split"] == "test"], tiny, "truth")
+
+
+def test_without_networks_kept_apart_there_are_no_figures(true_profile, tiny, truth):
+    assert unseen_errors(truth, true_profile[true_profile["split"] == "fit"], tiny) == {}
+
+
+def test_coefficients_are_never_negative():
+    rng = np.random.default_rng(0)
+    matrix = rng.uniform(0, 1, (50, 4))
+    latency = matrix @ np.array([1.0, 0.0, 2.0, 0.0]) + 5.0 - 3.0 * matrix[:, 1]
+    coefficients = fit_nonnegative(matrix, latency)
+    assert (coefficients >= 0).all() and coefficients[1] == 0
+
+
+def test_rare_columns_are_left_out():
+    matrix = np.ones((20, 2))
+    matrix[2:, 1] = 0
+    latency = matrix @ np.array([1.0, 1.0])
+    assert fit_nonnegative(matrix, latency, min_models=3)[1] == 0
+    assert fit_nonnegative(matrix, latency, min_models=2) == pytest.approx([1.0, 1.0], rel=1e-3)
+
+
+def test_error_figures():
+    figures = error_figures(np.array([1.0, 1.08, 0.88, 2.0]), np.ones(4))
+    assert figures == {
+        "models": 4,
+        "within_5_percent": 0.25,
+        "within_10_percent": 0.5,
+        "within_15_percent": 0.75,
+        "mean_absolute_relative_error": 0.3,
+        "mean_relative_error": 0.24,
+        "largest_relative_error": 1.0,
+    }
