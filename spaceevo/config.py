@@ -217,7 +217,9 @@ class Params(Section):
     """All of params.yaml."""
 
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of all randomness")
-    hyperspace: str = Field(description="mobilew, onnxw, tiny, or the path of a YAML file")
+    hyperspace: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] = Field(
+        description="mobilew, onnxw, tiny, or the name of a file in hyperspaces/"
+    )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that decode pictures, per training job")
     checkpoint_steps: Positive = Field(200, description="training steps between two checkpoints")
     dataset: Dataset
@@ -230,7 +232,7 @@ class Params(Section):
     supernet: SupernetParams
     search: SearchParams
     export: ExportParams
-    devices: dict[str, DeviceParams] = Field(min_length=1, description="by the device's name or the path of its YAML")
+    devices: dict[str, DeviceParams] = Field(min_length=1, description="by name: shipped, or a file in devices/")
     report: ReportParams = ReportParams()
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from spaceevo.errors import DeviceError
 from spaceevo.latency.predictor import Predictor, read_predictor
 
 SHIPPED = Path(__file__).parent / "devices"
+PROJECT = Path("devices")  # in the working directory: a project's own
 
 _RUNTIMES = {"onnxruntime": ("onnxruntime", "onnxruntime"), "tflite": ("ai_edge_litert", "ai-edge-litert")}
 _SUFFIXES = {"onnxruntime": ".onnx", "tflite": ".tflite"}
@@ -79,17 +80,19 @@ def shipped_devices() -> tuple[str, ...]:
 
 
 def load_device(name_or_path: str | Path) -> Device:
-    """The shipped device called so, or the one in the YAML file at this path.
+    """The device called so: shipped, or `devices/<name>.yaml` in the working directory; or the YAML file at this path.
 
     Raises:
         DeviceError: there is no such device, or a key of its file is unknown, missing or out of range.
     """
     text = str(name_or_path)
-    path = Path(text) if text.endswith((".yaml", ".yml")) else SHIPPED / f"{text}.yaml"
-    if not path.is_file():
-        raise DeviceError(
-            f"There is no device {text!r}: use one of {', '.join(shipped_devices())}, or the path of a YAML file."
-        )
+    candidates = [SHIPPED / f"{text}.yaml", PROJECT / f"{text}.yaml"]
+    if text.endswith((".yaml", ".yml")):
+        candidates = [Path(text)]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        known = ", ".join(shipped_devices())
+        raise DeviceError(f"There is no device {text!r}: use one of {known}, or add {PROJECT}/{text}.yaml.")
     try:
         declared = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from spaceevo.nn.elastic import ElasticBlock, ElasticStage
+from spaceevo.nn.elastic import ElasticBlock, ElasticNorm, ElasticStage
 from spaceevo.nn.plain import PlainBlock
 from spaceevo.quant.quantizers import ActivationQuantizer, Precision, fp32
 from spaceevo.space import BlockChoice, BlockType, Hyperspace, Stage, StageChoice
@@ -43,6 +44,13 @@ class StageStudent(nn.Module):
         """The teacher's input [N, C, H, W] to an estimate of its output [N, C', H', W']."""
         x = precision(self.entry_quantizer, self.entry(x, _projection(in_width)))
         return cast(Tensor, self.exit(self.stage(x, choice, precision), _projection(self.teacher_out)))
+
+    @torch.no_grad()
+    def start_at(self, mean: Tensor, deviation: Tensor) -> None:
+        """Let the output start with this mean and deviation of each channel, both [teacher_out]."""
+        (norm,) = self.exit.norms.values()
+        cast(ElasticNorm, norm).bias.copy_(mean)
+        cast(ElasticNorm, norm).weight.copy_(deviation)
 
     def extract(self, teacher_in: int, in_width: int, choice: StageChoice) -> PlainStudent:
         """The student of one choice as ordinary layers, with copies of its weights and quantizers."""

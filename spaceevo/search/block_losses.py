@@ -86,7 +86,8 @@ def _combinations(
 
 @torch.no_grad()
 def _features(teacher: Teacher, images: Tensor, resolution: int) -> Mapping[str, Tensor]:
-    parts = [teacher_features(teacher, resize(part, resolution)) for part in torch.split(images, EVALUATION_BATCH)]
+    images = resize(images, resolution).contiguous(memory_format=torch.channels_last)
+    parts = [teacher_features(teacher, part) for part in torch.split(images, EVALUATION_BATCH)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

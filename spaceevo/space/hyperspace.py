@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from spaceevo.errors import ParamsError
 
+T = TypeVar("T")
+
 SHIPPED = Path(__file__).parent / "hyperspaces"
+PROJECT = Path("hyperspaces")  # in the working directory: a project's own
+ACTIVATIONS = (None, "relu", "relu6", "swish", "hswish")
 NO_EXPAND = (0.0,)  # the expand ratio of a block that has none; written "0" in codes
 
 
@@ -118,26 +123,34 @@ class Hyperspace:
         raise KeyError(name)
 
 
-@lru_cache(maxsize=32)
 def load_hyperspace(name: str) -> Hyperspace:
-    """The hyperspace called `name`, or the one in the YAML file at path `name`.
+    """The hyperspace called `name`: shipped, or `hyperspaces/<name>.yaml` in the working directory; or a YAML file.
 
     Raises:
         ParamsError: no such hyperspace, or its file is not a valid declaration.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else SHIPPED / f"{name}.yaml"
-    if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
-        raise ParamsError(f"There is no hyperspace {name!r}: use one of {shipped}, or the path of a YAML file.")
+    candidates = [SHIPPED / f"{name}.yaml", PROJECT / f"{name}.yaml"]
+    if name.endswith((".yaml", ".yml")):
+        candidates = [Path(name)]
+    for path in candidates:
+        if path.is_file():
+            return _load(path.resolve(), path.stat().st_mtime_ns)
+    known = ", ".join(sorted({p.stem for folder in (SHIPPED, PROJECT) for p in folder.glob("*.yaml")}))
+    raise ParamsError(f"There is no hyperspace {name!r}: use one of {known}, or add {PROJECT}/{name}.yaml.")
+
+
+@lru_cache(maxsize=32)
+def _load(path: Path, modified_ns: int) -> Hyperspace:
     try:
-        declared = yaml.safe_load(path.read_text())
-        return parse_hyperspace(path.stem, declared)
+        return parse_hyperspace(path.stem, yaml.safe_load(path.read_text()))
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ParamsError(f"The hyperspace file {path} is not valid: {error}.") from error
 
 
 def parse_hyperspace(name: str, declared: dict[str, Any]) -> Hyperspace:
     """Build and check a hyperspace from its YAML declaration; `ValueError` says what is wrong."""
+    if unknown := set(declared) - _KEYS:
+        raise ValueError(f"there are unknown keys {sorted(unknown)}")
     if "-" in name or "_" in name:
         raise ValueError(f"the name {name!r} must not contain '-' or '_', which separate the parts of a code")
     hyperspace = Hyperspace(
@@ -173,31 +186,39 @@ def _stage(entry: dict[str, Any]) -> Stage:
     return Stage(
         name=entry["name"],
         widths=_ascending("widths", entry.get("widths", [])),
-        depths=_ascending("depths", entry["depths"]),
-        stride=int(entry["stride"]),
+        depths=_ascending("depths", _some("depths", entry["depths"])),
+        stride=_ascending("stride", [entry["stride"]])[0],
         window=int(entry["window"]) if searched else None,
         block_type=None if searched else _block_type({k: entry[k] for k in _BLOCK_KEYS & entry.keys()}),
     )
 
 
+_KEYS = {"resolutions", "block_kd_resolutions", "stages", "block_types"}
 _BLOCK_KEYS = {"block", "kernels", "expands", "activation"}
 
 
 def _block_type(entry: dict[str, Any]) -> BlockType:
     if unknown := set(entry) - _BLOCK_KEYS:
         raise ValueError(f"block {entry.get('block')} has unknown keys {sorted(unknown)}")
-    kernels = _ascending("kernels", entry.get("kernels", [1]))
+    kernels = _ascending("kernels", _some("kernels", entry.get("kernels", [1])))
     if any(k % 2 == 0 for k in kernels):
         raise ValueError(f"block {entry['block']} has an even kernel size: {kernels}")
-    return BlockType(
-        block=entry["block"],
-        kernels=kernels,
-        expands=tuple(float(e) for e in entry.get("expands", [])) or NO_EXPAND,
-        activation=entry.get("activation"),
-    )
+    activation = entry.get("activation")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"block {entry['block']} has activation {activation}, which is not one of {ACTIVATIONS}")
+    expands = tuple(float(e) for e in _some("expands", entry.get("expands", NO_EXPAND)))
+    if sorted(set(expands)) != list(expands) or expands[0] < 0:
+        raise ValueError(f"expands must be ascending positive numbers, not {entry['expands']}")
+    return BlockType(entry["block"], kernels, expands, activation)
 
 
-def _ascending(key: str, values: list[int]) -> tuple[int, ...]:
+def _some(key: str, values: Sequence[T]) -> Sequence[T]:
+    if not values:
+        raise ValueError(f"{key} is empty")
+    return values
+
+
+def _ascending(key: str, values: Sequence[int]) -> tuple[int, ...]:
     if any(not isinstance(v, int) or v < 1 for v in values) or sorted(set(values)) != list(values):
         raise ValueError(f"{key} must be ascending positive integers, not {values}")
     return tuple(values)

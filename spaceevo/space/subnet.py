@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -110,6 +111,8 @@ def _numbers(code: str, key: str, text: str) -> list[float]:
         raise CodeError(
             f"The subnet code {code!r} has {key}{text}, which is not a list of numbers joined by '#'."
         ) from None
-    if key != "e" and any(value != int(value) or value < 1 for value in values):
+    if not all(math.isfinite(value) for value in values) or (
+        key != "e" and any(value != int(value) or value < 1 for value in values)
+    ):
         raise CodeError(f"The subnet code {code!r} has {key}{text}, which is not a list of positive whole numbers.")
     return values

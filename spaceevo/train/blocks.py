@@ -24,6 +24,8 @@ from spaceevo.space import Hyperspace, Stage, StageChoice, StageOptions, sample_
 from spaceevo.train.loop import Objective, Task, finish, subnet_rng, train
 from spaceevo.train.losses import noise_to_signal
 
+START_DEVIATION = 0.1  # of a student's output at the start, as a share of the teacher's
+
 
 @dataclass(frozen=True)
 class StudentChoice:
@@ -88,6 +90,8 @@ def distill(
         TrainingError: a loss is not finite.
     """
     teacher.to(accelerator.device).eval().requires_grad_(False)
+    students.to(accelerator.device)
+    _start_at_means(students, teacher, task, params.fp32.batch_size)
     phases = ((fp32, params.fp32, "fp32"), (int8, params.int8, "int8"))
     for precision, recipe, name in phases:
         phase = task.phase(name)
@@ -134,16 +138,24 @@ def _objective(
 
 
 @torch.no_grad()
+def _start_at_means(students: Students, teacher: Teacher, task: Task, batch_size: int) -> None:
+    """Let every student's output start near the teacher's channel means, whose noise-to-signal ratio is 1.
+
+    A new BatchNorm would give each channel unit variance, many times the teacher's, and the short training would be
+    spent on shrinking it.
+    """
+    features = _features_of_batches(teacher, task, batch_size, 1)[0]
+    for stage in students.stages:
+        target = features[stage.name]
+        for _, student, _ in students.of_stage(stage):
+            student.start_at(target.mean((0, 2, 3)), START_DEVIATION * target.std((0, 2, 3)))
+
+
+@torch.no_grad()
 def _calibrate(students: Students, teacher: Teacher, task: Task, batch_size: int, calibration_batches: int) -> None:
     """Initial grids of all students from a few batches, each seen by the largest, the smallest and a random choice."""
     rng = subnet_rng(task.seed, 0)
-    stream = batches(
-        task.split, batch_size=batch_size, resolution=task.resolution, seed=task.seed, epoch=0, shuffle=True
-    )
-    device = next(teacher.parameters()).device
-    features = [
-        teacher_features(teacher, x.to(device)) for (x, _), _ in zip(stream, range(calibration_batches), strict=False)
-    ]
+    features = _features_of_batches(teacher, task, batch_size, calibration_batches)
     students.train()
     for stage in students.stages:
         for _, student, options in students.of_stage(stage):
@@ -153,6 +165,14 @@ def _calibrate(students: Students, teacher: Teacher, task: Task, batch_size: int
                 for _, choice in _sandwich(student, options, 1, rng)
             ]
             calibrate(student, runs, torch.Generator().manual_seed(task.seed))
+
+
+def _features_of_batches(teacher: Teacher, task: Task, batch_size: int, number: int) -> list[Mapping[str, Tensor]]:
+    stream = batches(
+        task.split, batch_size=batch_size, resolution=task.resolution, seed=task.seed, epoch=0, shuffle=True
+    )
+    device = next(teacher.parameters()).device
+    return [teacher_features(teacher, x.to(device)) for (x, _), _ in zip(stream, range(number), strict=False)]
 
 
 def _run(student: StageStudent, x: Tensor, choice: StudentChoice, precision: Precision) -> Tensor:

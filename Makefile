@@ -1,0 +1,44 @@
+# make run   create .venv, install, and run the main job on the embedded default
+# make test  create .venv, install, and run all tests
+# make lint  style, types and workflow checks
+# make bench all benchmarks; each prints a table and writes JSON into benchmarks/results/
+# make all   everything the workflow can make: ten SEQnets in two formats, cards and report
+
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+TARGET ?= results/pixel4/seqnet_A1.tflite results/pixel4/seqnet_A1.json
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: run all test lint bench install clean
+
+run: $(INSTALLED)
+	$(BIN)/snakemake --cores $(CORES) $(TARGET)
+
+all: $(INSTALLED)
+	$(BIN)/snakemake --cores $(CORES)
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+
+bench: $(INSTALLED)
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf results .snakemake

@@ -1,0 +1,193 @@
+"""The summary of a run in Markdown, with its figures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spaceevo.artifacts import read_table, write_bytes
+from spaceevo.config import ReportParams
+from spaceevo.report.describe import describe_space
+from spaceevo.report.figures import device_colours, draw_evolution, draw_front, draw_latency, draw_losses, save
+from spaceevo.report.ledger import Cost, read_costs, step_costs
+from spaceevo.report.results import DeviceResults, read_device
+from spaceevo.search.lut import LUT_KIND
+
+CARD_HEADER = (
+    "",
+    "resolution",
+    "M MACs",
+    "M params",
+    "KiB tflite, onnx",
+    "budget ms",
+    "predicted ms",
+    "measured ms",
+    "FP32 %",
+    "INT8 % tflite, onnx",
+    "agreement % tflite, onnx",
+)
+BEYOND = "\\*"  # marks predictions beyond the sizes that the predictor was fitted on
+
+
+def write_report(
+    artifacts: Sequence[Path], device_names: Sequence[str], results: Path, params: ReportParams, summary: Path
+) -> None:
+    """Write `summary` and, in its folder, the figures `<kind>[_<device>].{png,svg}`.
+
+    Args:
+        artifacts: all that the cost ledger lists.
+        device_names: in the order of the report.
+        results: the folder that holds a folder per device, and `blocks/lut.parquet`.
+
+    Raises:
+        ArtifactError: an artifact is missing or damaged.
+    """
+    devices = [read_device(results, name) for name in device_names]
+    write_figures(devices, results / "blocks" / "lut.parquet", params, summary.parent)
+    write_bytes(summary, summarise(devices, read_costs(results, artifacts)).encode())
+
+
+def write_figures(devices: Sequence[DeviceResults], lut: Path, params: ReportParams, folder: Path) -> None:
+    """Write every figure of the report, as PNG and SVG: front and evolution, latency where measured, and losses."""
+    colours = device_colours([device.name for device in devices], params.colour)
+    for device in devices:
+        colour = colours[device.name]
+        save(draw_front(device, colour), folder / f"front_{device.name}", params.dpi)
+        save(draw_evolution(device, colour), folder / f"evolution_{device.name}", params.dpi)
+        if device.profile is not None:
+            save(draw_latency(device, colour), folder / f"latency_{device.name}", params.dpi)
+    table = read_table(lut, LUT_KIND)
+    losses = draw_losses(table, devices[0].space.hyperspace, devices, colours)
+    save(losses, folder / "losses", params.dpi)
+
+
+def summarise(devices: Sequence[DeviceResults], costs: Sequence[Cost]) -> str:
+    """The summary as Markdown; its figures are expected beside it."""
+    parts = [f"# Networks for {_listed(device.name for device in devices)}\n"]
+    for device in devices:
+        parts += [f"## {device.name}\n", f"{device.description}.\n" if device.description else ""]
+        parts += [_seqnets(device), _space(device), _predictor(device)]
+    parts += ["## Losses of the blocks\n", _figure("losses", "INT8 loss by stage and block type"), _ledger(costs)]
+    return "\n".join(part for part in parts if part)
+
+
+def _seqnets(device: DeviceResults) -> str:
+    rows = [_card_row(name, card) for name, card in device.cards.items()]
+    images = next(iter(device.cards.values()))["test_images"]
+    notes = f"Accuracy on the {images:,} test images, read once. Agreement: same top class as the trained network."
+    if any(card["latency"]["predicted_beyond_fitted_range"] for card in device.cards.values()):
+        notes += f" {BEYOND} Extrapolated: some layer is of a size that the predictor was not fitted on."
+    codes = "\n".join(f"- {name}: `{card['subnet']}`" for name, card in device.cards.items())
+    figure = _figure(f"front_{device.name}", f"Accuracy and latency on {device.name}")
+    return f"### SEQnets\n\n{_table(CARD_HEADER, rows)}\n{notes}\n\n{codes}\n\n{figure}"
+
+
+def _card_row(name: str, card: dict[str, Any]) -> tuple[str, ...]:
+    latency, files = card["latency"], [card["files"][kind] for kind in ("tflite", "onnx")]
+    measured = latency["measured_ms"]
+    return (
+        f"**{name}**",
+        str(card["resolution"]),
+        f"{card['macs'] / 1e6:.2f}",
+        f"{card['params'] / 1e6:.3f}",
+        ", ".join(f"{file['size_bytes'] / 1024:.0f}" for file in files),
+        _ms(latency["budget_ms"]),
+        _ms(latency["predicted_ms"]) + (BEYOND if latency["predicted_beyond_fitted_range"] else ""),
+        "-" if measured is None else _ms(measured),
+        f"{100 * card['fp32_accuracy']:.2f}",
+        ", ".join(f"{100 * file['int8_accuracy']:.2f}" for file in files),
+        ", ".join(f"{100 * file['agreement_with_simulation']:.2f}" for file in files),
+    )
+
+
+def _space(device: DeviceResults) -> str:
+    found, evolved = describe_space(device.space), device.evolution
+    budgets = [
+        f"{share:.0%} of its subnets within {_ms(budget)} ms"
+        for budget, share in zip(evolved["budgets_ms"], evolved["shares"], strict=True)
+    ]
+    rows = [
+        (
+            stage["stage"],
+            f"**{stage['block']}**" if stage["searched"] else stage["block"],
+            _listed(stage["widths"]) or "classes",
+            _listed(stage["depths"]),
+            _listed(stage["kernel_sizes"]),
+            _listed(f"{ratio:g}" for ratio in stage["expand_ratios"]) or "-",
+            stage["activation"] or "-",
+        )
+        for stage in found["stages"]
+    ]
+    table = _table(("stage", "block type", "widths", "depths", "kernels", "expand", "activation"), rows)
+    figure = _figure(f"evolution_{device.name}", f"Evolution of the space for {device.name}")
+    origin = f"Q-T score {evolved['score']:.3f}, the best of {len(device.history):,} spaces"
+    resolutions = _listed(found["resolutions"])
+    return (
+        f"### Space\n\n`{found['space']}`: {origin}. It holds {found['subnets']:,} subnets at {resolutions} pixels, "
+        f"{_listed(budgets)}. Block types that were searched are bold.\n\n{table}\n{figure}"
+    )
+
+
+def _predictor(device: DeviceResults) -> str:
+    rows = [
+        (
+            name.replace("_", " "),
+            f"{figures['models']:,}",
+            *(f"{100 * figures[f'within_{percent}_percent']:.1f}" for percent in (5, 10, 15)),
+            f"{100 * figures['mean_absolute_relative_error']:.1f}",
+        )
+        for name, figures in _error_rows(device.predictor.errors)
+    ]
+    header = ("tested on", "number", "% within 5 %", "% within 10 %", "% within 15 %", "mean abs. error %")
+    parts = ["### Latency predictor\n", f"{device.predictor.notes}\n" if device.predictor.notes else ""]
+    parts.append(_table(header, rows) if rows else "It was not tested on unseen networks.\n")
+    if device.profile is not None:
+        parts.append(_figure(f"latency_{device.name}", f"Predicted and measured latency on {device.name}"))
+    return "\n".join(part for part in parts if part)
+
+
+def _error_rows(errors: Any, name: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Groups of error figures, however deep: a predictor may state them by block type."""
+    if not isinstance(errors, dict):
+        return []
+    if "within_15_percent" in errors:
+        return [(name, errors)]
+    return [row for key, value in errors.items() for row in _error_rows(value, f"{name}: {key}" if name else key)]
+
+
+def _ledger(costs: Sequence[Cost]) -> str:
+    steps = step_costs(costs)
+    rows = [
+        (step.step, step.device or "all", str(step.artifacts), f"{step.wall_s:,.1f}", f"{step.cpu_s:,.1f}")
+        for step in steps
+    ]
+    total = f"**{sum(step.wall_s for step in steps):,.1f}**", f"**{sum(step.cpu_s for step in steps):,.1f}**"
+    rows.append(("**all**", "", str(len(costs)), *total))
+    each = [(f"`{cost.path}`", f"{cost.wall_s:,.1f}", f"{cost.cpu_s:,.1f}") for cost in costs]
+    return (
+        "## Costs\n\nAs the artifacts state them; interrupted runs that were resumed count in full. Artifacts of one "
+        "job share its cost, which counts once.\n\n"
+        + _table(("step", "device", "artifacts", "wall s", "CPU s"), rows)
+        + "\n<details><summary>Every artifact</summary>\n\n"
+        + _table(("artifact", "wall s", "CPU s"), each)
+        + "\n</details>\n"
+    )
+
+
+def _figure(name: str, title: str) -> str:
+    return f"[![{title}]({name}.png)]({name}.svg)\n"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _ms(milliseconds: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{milliseconds:.3g}" if milliseconds < 1000 else f"{milliseconds:.0f}"
