@@ -111,8 +111,8 @@ def _numbers(code: str, key: str, text: str) -> list[float]:
         raise CodeError(
             f"The subnet code {code!r} has {key}{text}, which is not a list of numbers joined by '#'."
         ) from None
-    if not all(math.isfinite(value) for value in values) or (
-        key != "e" and any(value != int(value) or value < 1 for value in values)
-    ):
+    if key == "e" and not all(math.isfinite(value) for value in values):
+        raise CodeError(f"The subnet code {code!r} has an expand ratio in {key}{text} that is not a finite number.")
+    if key != "e" and any(not math.isfinite(value) or value != int(value) or value < 1 for value in values):
         raise CodeError(f"The subnet code {code!r} has {key}{text}, which is not a list of positive whole numbers.")
     return values

@@ -13,7 +13,7 @@ from spaceevo.export.simulation import simulate
 from spaceevo.export.verify import write_verification
 from spaceevo.nn.store import load_supernet, write_seqnet
 from spaceevo.quant.graph import write_graph
-from spaceevo.quant.lower import lower
+from spaceevo.quant.lower import lower, snap_biases
 from spaceevo.scripting import run
 from spaceevo.search.evaluator import SubnetEvaluator
 
@@ -41,6 +41,7 @@ def main(
     train_images, _ = materialise(load_split(train), resolution, export.recalibration_images, seed)
     images, labels = materialise(load_split(test), resolution, export.verify_images, seed)
     seqnet = SubnetEvaluator(network, train_images, images, labels).network(subnet)
+    snap_biases(seqnet)
     description = {
         "name": f"SEQnet@{device}-{name}",
         "class_names": list(spec.classes),
