@@ -29,10 +29,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-import spaceevo
 from spaceevo.artifacts import Record
 from spaceevo.errors import ExportError
 from spaceevo.export import runners
+from spaceevo.export.description import file_description
 from spaceevo.export.onnx import to_onnx
 from spaceevo.export.runners import load as load_file
 from spaceevo.export.simulation import simulate
@@ -45,7 +45,7 @@ from spaceevo.nn.store import ImageSpec, load_seqnet, load_supernet
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.graph import Int8Graph, write_graph
-from spaceevo.quant.lower import lower
+from spaceevo.quant.lower import lower, snap_biases
 from spaceevo.quant.quantizers import WeightQuantizer, fp32, int8
 from spaceevo.report.describe import describe
 from spaceevo.space import (
@@ -230,16 +230,7 @@ def to_int8_graph(network: Network, spec: ImageSpec | None = None) -> Int8Graph:
     Args:
         spec: for the description in the files: class names and normalisation.
     """
-    description = {
-        "resolution": network.subnet.resolution,
-        "space": network.space.code,
-        "subnet": network.subnet.code,
-        "spaceevo_version": spaceevo.__version__,
-    }
-    if spec is not None:
-        description |= {"class_names": list(spec.classes), "mean": list(spec.mean), "std": list(spec.std)}
-        description["input"] = "RGB picture, resized to resolution x resolution, (pixel / 255 - mean) / std"
-    return lower(network, description)
+    return lower(network, file_description(network, spec))
 
 
 def to_tflite(graph: Int8Graph) -> bytes:
@@ -260,7 +251,7 @@ def export(
     """Write a network as an INT8 file, and keep it only if its runtime agrees with the simulation in torch.
 
     Args:
-        network: where it was never quantization-trained, a copy is calibrated on `images` and exported.
+        network: where it was never quantization-trained, a copy calibrated on `images` is exported.
         path: ends in .onnx or .tflite.
         images: a few hundred pictures to compare the file and the simulation on.
         spec: for the description in the file: class names and normalisation.
@@ -274,8 +265,8 @@ def export(
         DeviceError: the runtime is not installed.
     """
     path = Path(path)
-    if not is_quantized(network):
-        network = calibrated(network, images)
+    network = copy.deepcopy(network) if is_quantized(network) else calibrated(network, images)
+    snap_biases(network)
     graph, expected = to_int8_graph(network, spec), simulate(network, images)
     if path.suffix == ".tflite":
         return Parity(**json.loads(_convert(graph, path, expected, min_agreement)))

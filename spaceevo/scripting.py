@@ -47,10 +47,9 @@ def clear_errors(main: Callable[..., None]) -> Callable[..., None]:
 
 def _with_options(main: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(main, include_extras=True)
-    annotations = {name: _annotated(hints[name]) for name in inspect.signature(main).parameters}
-    parameters = [
-        parameter.replace(annotation=annotations[name]) for name, parameter in inspect.signature(main).parameters.items()
-    ]
+    bare = inspect.signature(main).parameters
+    annotations = {name: _annotated(hints[name]) for name in bare}
+    parameters = [parameter.replace(annotation=annotations[name]) for name, parameter in bare.items()]
 
     @wraps(main)
     def wrapped(**kwargs: Any) -> None:

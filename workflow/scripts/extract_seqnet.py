@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-import spaceevo
 from spaceevo.artifacts import Record, read_json
 from spaceevo.config import ExportParams
 from spaceevo.data.loader import materialise
 from spaceevo.data.splits import load_split
+from spaceevo.export.description import file_description
 from spaceevo.export.simulation import simulate
 from spaceevo.export.verify import write_verification
 from spaceevo.nn.store import load_supernet, write_seqnet
@@ -42,17 +42,7 @@ def main(
     images, labels = materialise(load_split(test), resolution, export.verify_images, seed)
     seqnet = SubnetEvaluator(network, train_images, images, labels).network(subnet)
     snap_biases(seqnet)
-    description = {
-        "name": f"SEQnet@{device}-{name}",
-        "class_names": list(spec.classes),
-        "input": "RGB picture, resized to resolution x resolution, (pixel / 255 - mean) / std",
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-        "resolution": subnet.resolution,
-        "space": network.space.code,
-        "subnet": subnet.code,
-        "spaceevo_version": spaceevo.__version__,
-    }
+    description = file_description(seqnet, spec, f"SEQnet@{device}-{name}")
     write_seqnet(output, seqnet, spec, record)
     write_graph(graph, lower(seqnet, description), record)
     write_verification(verification, simulate(seqnet, images), record)
