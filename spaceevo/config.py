@@ -28,15 +28,15 @@ class Section(BaseModel):
 class ClutterOptions(Section):
     """The pictures of the embedded dataset `clutter`, and how hard they are."""
 
-    image_size: Annotated[int, Field(ge=16)] = Field(40, description="side of the canvas, pixels")
+    image_size: Annotated[int, Field(ge=16)] = Field(32, description="side of the canvas, pixels")
     train_images: Annotated[int, Field(ge=10)] = Field(12_000, description="images of the training split")
     val_images: Annotated[int, Field(ge=10)] = Field(1_500, description="images of the validation split")
     test_images: Annotated[int, Field(ge=10)] = Field(1_500, description="images of the test split")
-    fragments: Annotated[int, Field(ge=0)] = Field(3, description="pieces of other digits on each canvas")
-    min_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.6, description="smallest digit, share of the side")
-    max_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.85, description="largest digit, share of the side")
-    max_rotation_deg: Annotated[float, Field(ge=0, lt=90)] = Field(15.0, description="largest rotation, degrees")
-    noise: Annotated[int, Field(ge=0, le=255)] = Field(16, description="noise amplitude, of 255")
+    fragments: Annotated[int, Field(ge=0)] = Field(1, description="pieces of other digits on each canvas")
+    min_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.75, description="smallest digit, share of the side")
+    max_scale: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="largest digit, share of the side")
+    max_rotation_deg: Annotated[float, Field(ge=0, lt=90)] = Field(10.0, description="largest rotation, degrees")
+    noise: Annotated[int, Field(ge=0, le=255)] = Field(12, description="noise amplitude, of 255")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -48,7 +48,9 @@ class ClutterOptions(Section):
 class Dataset(Section):
     """Which pictures to learn from."""
 
-    name: Literal["clutter", "imagefolder", "cifar10", "cifar100"] = "clutter"
+    name: Literal["clutter", "imagefolder", "cifar10", "cifar100"] = Field(
+        "clutter", description="where the pictures come from"
+    )
     root: str | None = Field(None, description="folder of an imagefolder or CIFAR dataset")
     download: bool = Field(False, description="CIFAR: fetch missing files")
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of val where there is none")
@@ -97,7 +99,7 @@ class TeacherParams(Section):
 
     model: str = Field(description="a space code (its largest subnet) or a torchvision EfficientNet")
     pretrained: bool = Field(False, description="EfficientNet: start from torchvision's ImageNet weights")
-    label_smoothing: Share = 0.0
+    label_smoothing: Share = Field(0.0, description="of its cross-entropy")
     recipe: Recipe
 
 
@@ -209,7 +211,7 @@ class DeviceParams(Section):
 class ReportParams(Section):
     """Figures of the report."""
 
-    dpi: Annotated[int, Field(ge=30)] = 120
+    dpi: Annotated[int, Field(ge=30)] = Field(120, description="pixels per inch of the PNG figures")
     colour: str = Field("#1f6f8b", description="of the main series, any matplotlib colour")
 
 
@@ -221,6 +223,7 @@ class Params(Section):
         description="mobilew, onnxw, tiny, or the name of a file in hyperspaces/"
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that decode pictures, per training job")
+    threads: Positive = Field(1, description="of a training job; more pay off only on an otherwise idle machine")
     checkpoint_steps: Positive = Field(200, description="training steps between two checkpoints")
     dataset: Dataset
     augment: Augment = Augment()

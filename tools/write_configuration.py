@@ -22,7 +22,8 @@ Every key of `params.yaml`. This page and `params.schema.json` are written by `p
 from the models in `spaceevo/config.py`; `spaceevo doctor` checks a file against them.
 
 A default applies where a key is left out; a required key has none. Unknown keys and values out of range are errors.
-A share is a number from 0 to 1. "Null" is an allowed value, and means that there is none.
+A meaning goes on from its key: "`batch_size`: images per step". Units are in the key (`_s`, `_deg`) or in the meaning;
+a share is a number from 0 to 1.
 """
 
 
@@ -72,14 +73,14 @@ def kind(declared: Schema) -> str:
     match declared["type"]:
         case "array" if "prefixItems" in declared:
             items = declared["prefixItems"]
-            return f"list of {len(items)}: {kind(items[0])}"
+            return f"list of {len(items)} ({kind(items[0])})"
         case "array":
-            least = f" ({declared['minItems']} or more)" if "minItems" in declared else ""
-            return f"list{least}: {kind(declared['items'])}"
+            least = f" of {declared['minItems']} or more" if "minItems" in declared else ""
+            return f"list{least} ({kind(declared['items'])})"
         case "object":
             return "sections by name"
         case "string" if "pattern" in declared:
-            return f"text like `{declared['pattern']}`"
+            return f"text matching `{declared['pattern']}`"
         case "string":
             return "text"
         case "boolean":

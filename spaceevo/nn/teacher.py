@@ -60,14 +60,21 @@ class EfficientNetTeacher(nn.Module):
 
     Args:
         name: such as `efficientnet_b5`.
-        pretrained: load torchvision's ImageNet weights (downloaded where they are not in torch's cache).
+        pretrained: load torchvision's ImageNet weights (downloaded where they are not in torch's cache); the last
+            layer is new where the dataset has other than 1000 classes.
     """
 
     def __init__(self, name: str, hyperspace: Hyperspace, num_classes: int, pretrained: bool) -> None:
         super().__init__()
         models = import_torchvision().models
-        weights = "DEFAULT" if pretrained else None
-        self.model = cast(nn.Module, models.get_model(name, weights=weights, num_classes=num_classes))
+        if name not in models.list_models():
+            raise ParamsError(
+                f"teacher.model: torchvision has no model {name!r}: use efficientnet_b0 to b7, for example."
+            )
+        self.model = cast(nn.Module, models.get_model(name, weights="DEFAULT" if pretrained else None))
+        *_, last = cast(nn.Sequential, self.model.classifier)
+        if last.out_features != num_classes:
+            cast(nn.Sequential, self.model.classifier)[-1] = nn.Linear(cast(int, last.in_features), num_classes)
         self.stage_names = [stage.name for stage in hyperspace.body]
         features = cast(nn.Sequential, self.model.features)
         if len(self.stage_names) != EFFICIENTNET_STAGES - 1:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,8 +29,8 @@ from spaceevo.space import (
 from spaceevo.space.hyperspace import SHIPPED
 
 HYPERSPACES = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-SPACE = "tiny-0123-0000"
-SUBNET = "d1#1#1#1#1#1_k3#3#3#3#3#3_w8#8#16#24#40#64_e0#1.0#0#2.0#2.0#0.5_r32"
+SPACE = Space(small_hyperspace(), (0, 1), (0, 0))
+SUBNET = "d1#1#1_k3#5#3_w8#16#24_e0#0#2.0_r8"
 NAMED_SPACES = (
     "mobilew-122222-155400",
     "mobilew-332160-134200",
@@ -113,18 +114,18 @@ def test_counts_of_the_published_hyperspaces():
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("tiny-012-0000", "3 block type digits, tiny has 4"),
-        ("tiny-01234-0000", "5 block type digits, tiny has 4"),
-        ("tiny-0123-000", "3 window digits, tiny has 4"),
+        ("onnxw-01234-000000", "5 block type digits, onnxw has 6"),
+        ("onnxw-0123450-000000", "7 block type digits, onnxw has 6"),
+        ("onnxw-012345-00000", "5 window digits, onnxw has 6"),
         ("onnxw-012346-000000", "Block type 6 of stage6 in 'onnxw-012346-000000' does not exist: onnxw has 0 to 5"),
-        ("tiny-0123-2000", "Window 2 of stage1 in 'tiny-0123-2000' does not exist: it has 0 to 1"),
-        ("tiny-0123-0003", "Window 3 of stage4"),
-        ("huge-0123-0000", "'huge-0123-0000' cannot be read: There is no hyperspace 'huge': use one of mobilew, onnxw"),
-        ("tiny-0123", "'tiny-0123' is not of the form"),
-        ("tiny-01a3-0000", "'tiny-01a3-0000' is not of the form"),
-        ("tiny", "'tiny' is not of the form"),
+        ("onnxw-012345-200000", "Window 2 of stage1 in 'onnxw-012345-200000' does not exist: it has 0 to 1"),
+        ("onnxw-012345-000004", "Window 4 of stage6"),
+        ("huge-0123-0000", "'huge-0123-0000' cannot be read: There is no hyperspace 'huge': use one of"),
+        ("onnxw-012345", "'onnxw-012345' is not of the form"),
+        ("onnxw-01a345-000000", "'onnxw-01a345-000000' is not of the form"),
+        ("onnxw", "'onnxw' is not of the form"),
         ("", "'' is not of the form"),
-        ("tiny-0123-0000-1", "is not of the form"),
+        ("onnxw-012345-000000-1", "is not of the form"),
     ],
 )
 def test_a_wrong_space_code_is_named_with_what_is_wrong(code, sentence):
@@ -136,43 +137,44 @@ def test_a_wrong_space_code_is_named_with_what_is_wrong(code, sentence):
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("_r32", "_r25", "Resolution 25 is not one of tiny: use one of "),
-        ("_r32", "", "is not of the form d…_k…_w…_e…_r…"),
-        ("_r32", "_r", "is not of the form"),
-        ("_k3#3#3#3#3#3", "", "is not of the form"),
-        ("d1#1#1#1#1#1", "1#1#1#1#1#1", "is not of the form"),
-        ("d1#1#1#1#1#1", "d1#1#1#1#1", "has 5 depths, tiny has 6 stages with a depth: first_conv, stage0"),
-        ("d1#1#1#1#1#1", "d1#1#1#1#1#2", "has 6 kernels for 7 blocks"),
-        ("d1#1#1#1#1#1", "d1#1#1#1#1#0", "has d1#1#1#1#1#0, which is not a list of positive whole numbers"),
-        ("d1#1#1#1#1#1", "d2#1#1#1#1#1", "has 6 kernels for 7 blocks"),
-        ("_w8#8#16#24#40#64", "_w8#8#16#24#40", "has 5 widths for 6 blocks"),
-        ("_e0#1.0#0#2.0#2.0#0.5", "_e0#1.0#0#2.0#2.0", "has 5 expand ratios for 6 blocks"),
-        ("_k3#3#3#3#3#3", "_k3#3#3#3#3#x", "has k3#3#3#3#3#x, which is not a list of numbers"),
-        ("_k3#3#3#3#3#3", "_k3#3#3#3#3#", "has k3#3#3#3#3#, which is not a list of numbers"),
-        ("_k3#3#3#3#3#3", "_k3#3#3#3#3#3.5", "which is not a list of positive whole numbers"),
-        ("_k3#3#3#3#3#3", "_k3#3#3#3#3#inf", "which is not a list of positive whole numbers"),
-        ("_w8#8#16#24#40#64", "_w8#8#16#24#40#nan", "which is not a list of positive whole numbers"),
-        ("_k3#3#3#3#3#3", "_k3#3#9#3#3#3", "Kernel size 9 of stage1 is not one of 3, 5, those of mobilenetv1_dual"),
-        ("_k3#3#3#3#3#3", "_k3#3#4#3#3#3", "Kernel size 4 of stage1"),
-        ("_w8#8#16#24#40#64", "_w8#8#32#24#40#64", "Width 32 of stage1 lies outside its window in tiny-0123-0000"),
-        ("_e0#1.0#0#2.0#2.0#0.5", "_e0#1.0#1.0#2.0#2.0#0.5", "Expand ratio 1.0 of stage1 is not one of 0"),
-        ("_e0#1.0#0#2.0#2.0#0.5", "_e0#1.0#0#6.0#2.0#0.5", "Expand ratio 6.0 of stage2 is not one of 2.0, 3.0"),
-        ("_e0#1.0#0#2.0#2.0#0.5", "_e0#1.0#0#nan#2.0#0.5", "xpand ratio"),
+        ("_r8", "_r9", "Resolution 9 is not one of small: use one of 8, 12"),
+        ("_r8", "", "is not of the form d…_k…_w…_e…_r…"),
+        ("_r8", "_r", "is not of the form"),
+        ("_r8", "_r8_r8", "is not of the form"),
+        ("_k3#5#3", "", "is not of the form"),
+        ("_k3#5#3", "_3#5#3", "is not of the form"),
+        ("d1#1#1", "1#1#1", "is not of the form"),
+        ("d1#1#1", "d1#1", "has 2 depths, small has 3 stages with a depth: stem, stage1, stage2"),
+        ("d1#1#1", "d1#1#2", "has 3 kernels for 4 blocks"),
+        ("d1#1#1", "d1#1#0", "has d1#1#0, which is not a list of positive whole numbers"),
+        ("_w8#16#24", "_w8#16", "has 2 widths for 3 blocks"),
+        ("_e0#0#2.0", "_e0#0", "has 2 expand ratios for 3 blocks"),
+        ("_k3#5#3", "_k3#5#x", "has k3#5#x, which is not a list of numbers"),
+        ("_k3#5#3", "_k3#5#", "has k3#5#, which is not a list of numbers"),
+        ("_k3#5#3", "_k3#5#3.5", "has k3#5#3.5, which is not a list of positive whole numbers"),
+        ("_k3#5#3", "_k3#5#inf", "has k3#5#inf, which is not a list of positive whole numbers"),
+        ("_w8#16#24", "_w8#16#nan", "has w8#16#nan, which is not a list of positive whole numbers"),
+        ("_k3#5#3", "_k3#9#3", "Kernel size 9 of stage1 is not one of 3, 5, those of mobilenetv1_dual"),
+        ("_k3#5#3", "_k3#4#3", "Kernel size 4 of stage1"),
+        ("_w8#16#24", "_w8#24#24", "Width 24 of stage1 lies outside its window in small-01-00: use one of 8, 16"),
+        ("_w8#16#24", "_w8#12#24", "Width 12 of stage1"),
+        ("_e0#0#2.0", "_e0#1.0#2.0", "Expand ratio 1.0 of stage1 is not one of 0"),
+        ("_e0#0#2.0", "_e0#0#6.0", "Expand ratio 6.0 of stage2 is not one of 2.0, 3.0, those of mobilenetv2_res"),
+        ("_e0#0#2.0", "_e0#0#nan", "nan"),
     ],
 )
 def test_a_wrong_subnet_code_is_named_with_what_is_wrong(old, new, sentence):
-    space = parse_space(SPACE)
-    assert space.subnet(SUBNET).code == SUBNET
+    assert SPACE.subnet(SUBNET).code == SUBNET
     assert old in SUBNET
     with pytest.raises(CodeError) as caught:
-        space.subnet(SUBNET.replace(old, new))
+        SPACE.subnet(SUBNET.replace(old, new))
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
+    assert not SPACE.contains(replace(SPACE.smallest, resolution=9))
 
 
 def test_a_depth_outside_its_stage_is_named():
-    code = "d1#1#3#1#1#1_k3#3#3#3#3#3#3#3_w8#8#16#16#16#24#40#64_e0#1.0#0#0#0#2.0#2.0#0.5_r32"
     with pytest.raises(CodeError, match="Depth 3 of stage1 is not one of 1, 2"):
-        parse_space(SPACE).subnet(code)
+        SPACE.subnet("d1#3#1_k3#3#3#3#3_w8#8#8#8#16_e0#0#0#0#2.0_r8")
 
 
 @pytest.mark.parametrize("text", ["", "3", "3#8", "3#8#0#1", "3#8#x", "3#8#0__3#8#0"])

@@ -5,7 +5,7 @@ rule train_teacher:
         "results/teacher.safetensors",
     log:
         "results/logs/train_teacher.log",
-    threads: 2
+    threads: PARAMS.threads
     resources:
         mem_mb=3000,
     params:
@@ -31,7 +31,7 @@ rule distill_blocks:
         expand("results/blocks/{{stage}}_{type}.safetensors", type=BLOCK_TYPES),
     log:
         "results/logs/distill_blocks_{stage}.log",
-    threads: 1
+    threads: PARAMS.threads
     resources:
         mem_mb=3000,
     params:
@@ -60,7 +60,7 @@ rule measure_block_losses:
         "results/blocks/{stage}.lut.parquet",
     log:
         "results/logs/measure_block_losses_{stage}.log",
-    threads: 1
+    threads: PARAMS.threads
     resources:
         mem_mb=3000,
     params:

@@ -9,7 +9,7 @@ rule search_subnets:
         subnets="results/{device}/subnets.parquet",
     log:
         "results/logs/search_subnets_{device}.log",
-    threads: 2
+    threads: PARAMS.threads
     resources:
         mem_mb=3000,
     params:

@@ -6,7 +6,7 @@ rule train_supernet_fp32:
         "results/{device}/supernet_fp32.safetensors",
     log:
         "results/logs/train_supernet_fp32_{device}.log",
-    threads: 2
+    threads: PARAMS.threads
     resources:
         mem_mb=4000,
     params:
@@ -32,7 +32,7 @@ rule train_supernet_int8:
         "results/{device}/supernet.safetensors",
     log:
         "results/logs/train_supernet_int8_{device}.log",
-    threads: 2
+    threads: PARAMS.threads
     resources:
         mem_mb=4000,
     params:
