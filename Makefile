@@ -1,7 +1,7 @@
 # make run   create .venv, install, and run the main job on the embedded default
 # make test  create .venv, install, and run all tests
 # make lint  style, types and workflow checks
-# make bench all benchmarks; each prints a table and writes JSON into benchmarks/results/
+# make bench all benchmarks, of what make all made; each prints a table and writes JSON into benchmarks/results/
 # make all   everything the workflow can make: ten SEQnets in two formats, cards and report
 
 PYTHON ?= python3
@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 	$(BIN)/python tools/lint_workflow.py
 
 bench: $(INSTALLED)
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/common.py, $(wildcard benchmarks/*.py)); do $(BIN)/python $$script || exit 1; done
 
 install: $(INSTALLED)
 

@@ -31,6 +31,7 @@ from spaceevo.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 HEADER_KEY = "spaceevo"
+HEADER_KEYS = {"kind", "schema_version", "spaceevo_version", "params", "seed", "cost"}
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -81,11 +82,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the place of `path` when the block ends without an error.
 
     Raises:
-        ArtifactError: the disk is full; whatever was at `path` before is untouched.
+        ArtifactError: the disk is full or the folder not writable; whatever was at `path` before is untouched.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise ArtifactError(f"{target} cannot be written ({error.strerror}): make its folder writable.") from error
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -95,7 +99,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ArtifactError(
                 f"The disk is full: {target} was not written; free some space on {target.parent} and run again."
             ) from error
@@ -179,8 +183,8 @@ def read_header(path: Path | str) -> dict[str, Any]:
     return header
 
 
-def _check(path: Path, header: Mapping[str, Any] | None, kind: str | None) -> None:
-    if header is None:
+def _check(path: Path, header: Any, kind: str | None) -> None:
+    if not isinstance(header, dict) or not header.keys() >= HEADER_KEYS:
         raise ArtifactError(f"{path} is not an artifact of spaceevo: it has no header.")
     if kind is not None and header["kind"] != kind:
         raise ArtifactError(f"{path} is a {header['kind']}, where a {kind} is needed.")

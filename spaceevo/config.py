@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from spaceevo.errors import ParamsError
 
@@ -22,7 +22,7 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A section of params.yaml."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ClutterOptions(Section):
@@ -198,7 +198,14 @@ class ExportParams(Section):
     agreement: Share = Field(0.995, description="share of them that must have the same top class")
 
 
-Budget = Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")]
+def _within_100(text: str) -> str:
+    if not 0 < float(text.removesuffix("%")) < 100:
+        raise ValueError("a percentage must lie between 0% and 100%")
+    return text
+
+
+Percentage = Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$"), AfterValidator(_within_100)]
+Budget = Annotated[float, Field(gt=0)] | Percentage
 
 
 class DeviceParams(Section):

@@ -5,6 +5,7 @@ Each split file states its classes and normalisation beside the items, so the fi
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,16 @@ class Split(ABC):
         """Standard deviation of each channel, of pixels in [0, 1]."""
         return self.info.std
 
+    def digest(self) -> str:
+        """SHA-256 of what the split holds: labels, classes, and pictures or their paths."""
+        content = hashlib.sha256(repr(self.info).encode() + np.ascontiguousarray(self.labels).tobytes())
+        content.update(self._content())
+        return content.hexdigest()
+
+    @abstractmethod
+    def _content(self) -> bytes | memoryview:
+        """The pictures, or where they are."""
+
     @abstractmethod
     def fetch(
         self,
@@ -121,6 +132,9 @@ class ArraySplit(Split):
         super().__init__(info, labels, image_size=images.shape[1])
         self._images = images
 
+    def _content(self) -> bytes | memoryview:
+        return np.ascontiguousarray(self._images).data
+
     def fetch(
         self,
         indices: npt.ArrayLike,
@@ -145,6 +159,9 @@ class FolderSplit(Split):
     def __init__(self, info: SplitInfo, paths: Sequence[str], labels: Labels) -> None:
         super().__init__(info, labels, image_size=None)
         self._paths = tuple(paths)
+
+    def _content(self) -> bytes | memoryview:
+        return "\n".join(self._paths).encode()
 
     def fetch(
         self,

@@ -1,7 +1,7 @@
 """Fake quantization with LSQ+ gradients, in a few passes over memory.
 
-Same values as torch's `_fake_quantize_learnable_per_tensor_affine` and the same gradients, two to thirteen times
-faster on CPUs (benchmarks/fake_quantize.py).
+Same values as torch's `_fake_quantize_learnable_per_tensor_affine` and the same gradients, in less time on CPUs
+(benchmarks/fake_quantize.py).
 """
 
 from __future__ import annotations

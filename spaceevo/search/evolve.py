@@ -21,7 +21,7 @@ TRIES = 200  # at a space that was not evaluated before
 def evolve_space(
     lut: AccuracyLut, budgets_ms: Sequence[float], scoring: QTSettings, settings: EvolutionSettings, seed: int
 ) -> tuple[Space, pd.DataFrame]:
-    """The best space found, and one row per evaluation.
+    """The best space found that has subnets within every budget, and one row per evaluation.
 
     No space is evaluated twice; the run ends early where the hyperspace has no more.
 
@@ -55,12 +55,14 @@ def evolve_space(
             best = max(best, scored.score)
             rows.append(_row(len(rows), space, parent, scored, best))
             tick(len(seen), f"best score {best:.4f}")
-    winner, best_score = max(seen.values(), key=lambda pair: pair[1].score)
-    if best_score.shares[int(np.argmin(budgets_ms))] == 0:
+    smallest = int(np.argmin(budgets_ms))
+    able = [pair for pair in seen.values() if pair[1].shares[smallest] > 0]
+    if not able:
         raise BudgetError(
             f"No sampled subnet of {len(seen)} spaces is within the budget of {min(budgets_ms):g} ms: the smallest "
             f"latency reachable is about {smallest_latency(lut):.4g} ms; raise the space budgets."
         )
+    winner, _ = max(able, key=lambda pair: pair[1].score)
     return winner, pd.DataFrame(rows)
 
 

@@ -82,7 +82,13 @@ def build_lut(table: pd.DataFrame, hyperspace: Hyperspace, predictor: Predictor,
 def _latencies(table: pd.DataFrame, hyperspace: Hyperspace, predictor: Predictor) -> list[float]:
     latencies = []
     columns = (table[name].tolist() for name in ("stage", "block_type", "in_width", "choice", "resolution"))
+    names = {stage.name for stage in hyperspace.searched_stages}
     for name, block_type, in_width, choice, resolution in zip(*columns, strict=True):
+        if name not in names or not 0 <= block_type < len(hyperspace.block_types):
+            raise ArtifactError(
+                f"The accuracy LUT has a row for {name}, block type {block_type}, which {hyperspace.name} does not "
+                "have: it was made for another hyperspace; make it again."
+            )
         stage = hyperspace.stage(name)
         height = hyperspace.map_size(name, resolution)
         kind = hyperspace.block_types[block_type]

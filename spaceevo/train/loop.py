@@ -72,7 +72,7 @@ def train(
     optimizer = _optimizer(module, recipe)
     per_epoch = steps_per_epoch(task.split, recipe.batch_size, drop_last=True)
     steps = max(round(recipe.epochs * per_epoch), 1)
-    run = _fingerprint(recipe, task, record.params)
+    run = _fingerprint(module, recipe, task, record.params)
     start = _restore(task.checkpoint, run, module, optimizer, record)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     with progress(task.label, steps) as tick:
@@ -166,16 +166,13 @@ def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator)
         parameter.grad = mean.view_as(parameter)
 
 
-def _fingerprint(recipe: Recipe, task: Task, params: Mapping[str, Any]) -> str:
-    parts = [
-        recipe.model_dump(),
-        task.label,
-        task.seed,
-        len(task.split),
-        task.resolution,
-        repr(task.augment),
-        dict(params),
-    ]
+def _fingerprint(module: nn.Module, recipe: Recipe, task: Task, params: Mapping[str, Any]) -> str:
+    """Identifies a run: what it starts from, reads and does."""
+    weights = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        weights.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    data = [task.split.digest(), task.resolution, repr(task.augment)]
+    parts = [weights.hexdigest(), recipe.model_dump(), task.label, task.seed, *data, dict(params)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -28,7 +29,7 @@ HYPERSPACE = {
     ],
 }  # fmt: skip
 
-RECIPE = {"epochs": 0.5, "batch_size": 32, "learning_rate": 0.003}
+RECIPE = MappingProxyType({"epochs": 0.5, "batch_size": 32, "learning_rate": 0.003})
 
 
 def micro_params() -> dict[str, Any]:
@@ -36,15 +37,15 @@ def micro_params() -> dict[str, Any]:
     params: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["hyperspace"] = "micro"
     params["dataset"]["clutter"] |= {"image_size": 24, "train_images": 200, "val_images": 60, "test_images": 60}
-    params["teacher"] |= {"model": "micro-11-10", "recipe": RECIPE}
-    params["blocks"] |= {"fp32": RECIPE, "int8": RECIPE}
+    params["teacher"] |= {"model": "micro-11-10", "recipe": dict(RECIPE)}
+    params["blocks"] |= {"fp32": dict(RECIPE), "int8": dict(RECIPE)}
     params["lut"] = {"samples": 3, "train_images": 32, "val_images": 32}
     params["profile"] = {"blocks_per_type": 2, "nets": 20, "test_nets": 5, "time_limit_s": 10}
     params["space"] = {
         "score": params["space"]["score"] | {"samples": 200, "top": 10},
         "evolution": {"population": 4, "parent_sample": 2, "evaluations": 8},
     }
-    params["supernet"] |= {"fp32": RECIPE, "int8": RECIPE}
+    params["supernet"] |= {"fp32": dict(RECIPE), "int8": dict(RECIPE)}
     params["search"]["settings"] = {"evaluations": 12, "initial": 6, "parents": 3, "mutation_probability": 0.3}
     params["search"] |= {"recalibration_images": 32, "val_images": 40}
     params["export"] = {"recalibration_images": 64, "verify_images": 40, "agreement": 0.7}

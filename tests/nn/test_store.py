@@ -1,0 +1,115 @@
+"""Networks as artifacts: what is read computes what was written, and a wrong file is an error that names it."""
+
+import pytest
+import torch
+from made import (
+    GRID,
+    covering_spaces,
+    is_quantized,
+    made_split,
+    pictures,
+    random_subnets,
+    random_supernet,
+    randomise,
+    small_hyperspace,
+)
+
+from spaceevo.artifacts import Record, read_header
+from spaceevo.errors import ArtifactError
+from spaceevo.nn.store import (
+    STUDENT_KIND,
+    SUPERNET_KIND,
+    TEACHER_KIND,
+    ImageSpec,
+    load_seqnet,
+    load_supernet,
+    load_teacher,
+    load_weights,
+    write_module,
+    write_seqnet,
+    write_supernet,
+)
+from spaceevo.nn.student import StageStudent
+from spaceevo.nn.teacher import build_teacher
+from spaceevo.quant.grids import image_grid
+from spaceevo.quant.quantizers import int8
+from spaceevo.space import load_hyperspace
+
+SPEC = ImageSpec(("cat", "dog", "owl"), (0.5,) * 3, (0.25,) * 3)
+TEACHER = covering_spaces(load_hyperspace("tiny"), 1)[0].code
+
+
+@pytest.fixture(scope="module")
+def supernet():
+    space = covering_spaces(load_hyperspace("tiny"), 1)[0]
+    return random_supernet(space, 0, pictures(4, 32), [space.largest, space.smallest], num_classes=3)
+
+
+def test_image_specs_are_those_of_splits():
+    split = made_split()
+    spec = ImageSpec.of(split)
+    assert (spec.classes, spec.mean, spec.std) == (split.classes, split.mean, split.std)
+    assert spec.grid == image_grid(spec.mean, spec.std) == GRID
+
+
+@torch.no_grad()
+def test_a_supernet_round_trips(tmp_path, supernet):
+    path = tmp_path / "supernet.safetensors"
+    write_supernet(path, supernet, SPEC, Record({"a": 1}, 3))
+    read, spec = load_supernet(path)
+    assert spec == SPEC and not read.training and read.space == supernet.space
+    for subnet in random_subnets(supernet.space, 3, 0):
+        assert torch.equal(read(pictures(2, 32), subnet, int8), supernet(pictures(2, 32), subnet, int8))
+    header = read_header(path)
+    assert (header["kind"], header["params"], header["seed"]) == (SUPERNET_KIND, {"a": 1}, 3)
+
+
+@torch.no_grad()
+def test_a_seqnet_round_trips(tmp_path, supernet):
+    network = supernet.extract(random_subnets(supernet.space, 1, 5)[0])
+    path = tmp_path / "seqnet.safetensors"
+    write_seqnet(path, network, SPEC, Record({}))
+    read, spec = load_seqnet(path)
+    assert spec == SPEC and not read.training and read.subnet == network.subnet
+    assert torch.equal(read(pictures(2, 32)), network(pictures(2, 32)))
+    assert is_quantized(read, pictures(2, 32))
+
+
+@torch.no_grad()
+def test_a_teacher_round_trips(tmp_path):
+    hyperspace = load_hyperspace("tiny")
+    teacher = build_teacher(TEACHER, hyperspace, 3, GRID).eval()
+    randomise(teacher, 0)
+    path = tmp_path / "teacher.safetensors"
+    content = {"model": TEACHER, "hyperspace": "tiny"}
+    write_module(path, TEACHER_KIND, teacher, content, SPEC, Record({}))
+    read, spec = load_teacher(path)
+    assert spec == SPEC and not read.training
+    assert torch.equal(read(pictures(2, 24)), teacher(pictures(2, 24)))
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    hyperspace = small_hyperspace()
+    stage = hyperspace.stage("stage1")
+    written, wider, other = (
+        StageStudent(hyperspace, stage, hyperspace.block_types[index], 5, width)
+        for index, width in ((0, 7), (0, 8), (1, 7))
+    )
+    path = tmp_path / "stage1_0.safetensors"
+    write_module(path, STUDENT_KIND, written, {}, SPEC, Record({}))
+    load_weights(path, STUDENT_KIND, written)
+    for module in (wider, other):
+        with pytest.raises(ArtifactError) as caught:
+            load_weights(path, STUDENT_KIND, module)
+        assert str(path) in str(caught.value) and "does not fit" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path, supernet):
+    path = tmp_path / "supernet.safetensors"
+    write_supernet(path, supernet, SPEC, Record({}))
+    for load, kind in ((load_seqnet, "seqnet"), (load_teacher, "teacher")):
+        with pytest.raises(ArtifactError, match=f"supernet.safetensors is a supernet, where a {kind} is needed"):
+            load(path)
+    with pytest.raises(ArtifactError, match=r"lost.safetensors does not exist"):
+        load_supernet(tmp_path / "lost.safetensors")

@@ -1,0 +1,141 @@
+"""Teachers give the features of every stage; students read them and answer in the teacher's widths."""
+
+import numpy as np
+import pytest
+import torch
+from made import GRID, covering_spaces, jitter_scales, pictures, randomise, small_hyperspace
+
+from spaceevo.errors import CodeError, ParamsError
+from spaceevo.nn.elastic import ElasticBlock
+from spaceevo.nn.student import StageStudent
+from spaceevo.nn.teacher import EfficientNetTeacher, SubnetTeacher, build_teacher
+from spaceevo.quant.calibrate import calibrate
+from spaceevo.quant.quantizers import fp32, int8
+from spaceevo.space import StageOptions, load_hyperspace, parse_space, sample_stage
+from spaceevo.vision_ops import import_torchvision
+
+TINY = load_hyperspace("tiny")
+TEACHER = covering_spaces(TINY, 1)[0].code
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    made = build_teacher(TEACHER, TINY, 10, GRID)
+    randomise(made, 0)
+    return made.eval()
+
+
+@torch.no_grad()
+def test_features_of_a_space_code(teacher):
+    assert isinstance(teacher, SubnetTeacher)
+    x = pictures(2, 32)
+    features = dict(teacher.features(x))
+    assert list(features) == [stage.name for stage in TINY.body] == list(teacher.widths)
+    names = [stage.name for stage in TINY.stages]
+    for name, y in features.items():
+        size = TINY.map_size(names[names.index(name) + 1], 32)
+        assert y.shape == (2, teacher.widths[name], size, size)
+    largest = parse_space(TEACHER).largest
+    assert [choice[-1].width for choice in largest.stages] == list(teacher.widths.values())
+    assert teacher(x).shape == (2, 10)
+
+
+@torch.no_grad()
+def test_features_are_steps_on_the_way_to_the_logits(teacher):
+    x = pictures(2, 32)
+    *_, (_, y) = teacher.features(x)
+    for stage in TINY.head:
+        y = teacher.network.stages[stage.name](y, fp32)
+    assert torch.equal(y, teacher(x))
+
+
+@torch.no_grad()
+def test_features_of_an_efficientnet():
+    made = build_teacher("efficientnet_b0", load_hyperspace("mobilew"), 7, GRID).eval()
+    assert isinstance(made, EfficientNetTeacher)
+    x = pictures(1, 64)
+    features = dict(made.features(x))
+    assert list(features) == ["first_conv", *(f"stage{i}" for i in range(7))] == list(made.widths)
+    assert [y.shape[-1] for y in features.values()] == [32, 32, 16, 8, 4, 4, 2, 2]
+    assert [y.shape[1] for y in features.values()] == [32, 16, 24, 40, 80, 112, 192, 320] == list(made.widths.values())
+    assert made(x).shape == (1, 7)
+
+
+@torch.no_grad()
+def test_a_pretrained_efficientnet_serves_any_number_of_classes(monkeypatch):
+    """ImageNet's weights come with 1000 classes; the stages, which blocks are distilled from, do not depend on them."""
+    mobilew = load_hyperspace("mobilew")
+    weights = EfficientNetTeacher("efficientnet_b0", mobilew, 1000, pretrained=False).model.state_dict()
+    api = import_torchvision().models._api
+    monkeypatch.setattr(api.WeightsEnum, "get_state_dict", lambda self, *args, **kwargs: weights)
+    made = build_teacher("efficientnet_b0", mobilew, 7, GRID, pretrained=True).eval()
+    stem = "features.0.0.weight"
+    assert torch.equal(made.model.state_dict()[stem], weights[stem])
+    assert made(pictures(1, 64)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "sentence"),
+    [
+        ("efficientnet_b0", ParamsError, "efficientnet_b0 has 8 stages, tiny has "),
+        ("efficientnet_b99", ParamsError, "efficientnet_b99"),
+        ("mobilew-122222-155400", ParamsError, "the stages of mobilew-122222-155400 are not those of tiny"),
+        ("tiny-99999999-99999999", CodeError, "tiny-99999999-99999999"),
+        ("resnet50", CodeError, "'resnet50'"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_named(model, error, sentence):
+    with pytest.raises(error) as caught:
+        build_teacher(model, TINY, 10, GRID)
+    assert sentence in str(caught.value)
+
+
+STUDENTS = [(stage, index) for stage in ("stage1", "stage3") for index in range(len(TINY.block_types))]
+
+
+@pytest.mark.parametrize(("name", "index"), STUDENTS)
+def test_students_answer_in_the_teachers_shape_and_equal_their_extraction(teacher, name, index):
+    stage, block_type = TINY.stage(name), TINY.block_types[index]
+    before = TINY.body[TINY.body.index(stage) - 1].name
+    with torch.no_grad():
+        features = dict(teacher.features(pictures(2, 32)))
+    student = StageStudent(TINY, stage, block_type, teacher.widths[before], teacher.widths[name]).eval()
+    randomise(student, 1)
+    options = StageOptions(stage, block_type, stage.widths)
+    rng = np.random.default_rng(0)
+    choices = [(student.in_widths[pick], options.extreme(pick)) for pick in (0, -1)]
+    choices += [(int(rng.choice(student.in_widths)), sample_stage(options, rng)) for _ in range(2)]
+
+    def run(precision, choice):
+        return student(features[before], *choice, precision)
+
+    runs = [lambda precision, choice=choice: run(precision, choice) for choice in choices]
+    calibrate(student, runs, torch.Generator().manual_seed(0))
+    jitter_scales(student, 0)
+    with torch.no_grad():
+        for in_width, choice in choices:
+            plain = student.extract(features[before].shape[1], in_width, choice).eval()
+            for precision in (fp32, int8):
+                y = run(precision, (in_width, choice))
+                assert y.shape == features[name].shape
+                assert torch.equal(y, plain(features[before], precision))
+            assert not torch.equal(run(fp32, (in_width, choice)), run(int8, (in_width, choice)))
+
+
+def test_projections_of_students_stay_in_full_precision():
+    hyperspace = small_hyperspace()
+    stage = hyperspace.stage("stage1")
+    student = StageStudent(hyperspace, stage, hyperspace.block_types[0], 5, 7).eval()
+    assert student.in_widths == hyperspace.stages[0].widths
+    randomise(student, 0)
+    seen = []
+
+    def trace(quantizer, x):
+        seen.append(quantizer)
+        return x
+
+    choice = StageOptions(stage, hyperspace.block_types[0], stage.widths).extreme(0)
+    student(torch.randn(2, 5, 6, 6), 8, choice, trace)
+    outer = [module for block in (student.entry, student.exit) for module in block.modules()]
+    assert isinstance(student.entry, ElasticBlock) and student.entry_quantizer in seen
+    assert not set(seen) & set(outer)

@@ -1,0 +1,250 @@
+"""LSQ+ quantizers against a plain straight-through reference, and the promises of their grids."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spaceevo.quant.grids import (
+    HSIGMOID_GRID,
+    LEVELS,
+    RELU6_MAX_SCALE,
+    SIGMOID_GRID,
+    WEIGHT_LEVELS,
+    Grid,
+    image_grid,
+)
+from spaceevo.quant.quantizers import (
+    HSIGMOID_QUANTIZER,
+    MIN_SCALE,
+    SIGMOID_QUANTIZER,
+    ActivationQuantizer,
+    FixedQuantizer,
+    WeightQuantizer,
+    activation_quantizer,
+    fp32,
+    int8,
+)
+
+KINDS = ("affine", "relu", "relu6")
+
+
+def through(rounded: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`rounded` with the gradient of `x`."""
+    return x + (rounded - x).detach()
+
+
+def scaled(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """`x` with its gradient multiplied by a factor."""
+    return x * factor + (x - x * factor).detach()
+
+
+def reference(x, scale, zero_point, low, high, factor):
+    """LSQ+ in plain autograd: rounding passes gradients through, clipping stops them."""
+    scale, zero_point = scaled(scale, factor), scaled(zero_point, factor)
+    zero = through(zero_point.round(), zero_point)
+    q = through((x / scale).round(), x / scale) + zero
+    return (q.clamp(low, high) - zero) * scale
+
+
+def spread(shape: tuple[int, ...], scale: torch.Tensor, zero_point: torch.Tensor, seed: int) -> torch.Tensor:
+    """Inputs around and beyond a grid, none near the middle between two of its points, where rounding is a toss-up."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = torch.randint(-100, 356, shape, generator=generator) - zero_point.round()
+    steps = steps + 0.8 * torch.rand(shape, generator=generator) - 0.4
+    return (steps * scale).detach()
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-5 * float(expected.detach().abs().max()) + 1e-9)
+
+
+@pytest.mark.parametrize("low", [-3.7, -0.5, 0.0, -80.0])
+@pytest.mark.parametrize("high", [0.4, 5.0, 90.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_activation_values_and_gradients(kind, low, high):
+    quantizer = ActivationQuantizer(kind)
+    quantizer.set_range(low, high)
+    log_scale = quantizer.log_scale.detach().double().requires_grad_()
+    scale = log_scale.exp()
+    if kind == "relu6":
+        scale = scale.clamp(max=RELU6_MAX_SCALE)
+    zero_point = torch.zeros((), dtype=torch.float64)
+    leaves = [log_scale]
+    if kind == "affine":
+        offset = quantizer.offset.detach().double().requires_grad_()
+        zero_point = (-offset / scale).clamp(0, LEVELS)
+        leaves.append(offset)
+    x = spread((4, 3, 5, 5), scale, zero_point, 0).float().requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    factor = 1 / math.sqrt(3 * 5 * 5 * LEVELS)  # N counts the features of one example
+    upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+
+    y = quantizer(x)
+    (y * upstream).sum().backward()
+    expected = reference(wide, scale, zero_point, 0, LEVELS, factor)
+    gradients = torch.autograd.grad((expected * upstream.double()).sum(), [wide, *leaves])
+
+    assert close(y, expected)
+    assert close(x.grad, gradients[0])
+    assert close(quantizer.log_scale.grad, gradients[1])
+    if kind == "affine":
+        assert close(quantizer.offset.grad, gradients[2])
+    with torch.no_grad():
+        assert torch.equal(quantizer(x), y)  # as it is evaluated
+
+
+def test_the_gradient_of_a_clamped_scale_of_relu6_is_none():
+    quantizer = ActivationQuantizer("relu6")
+    quantizer.set_range(0.0, 20.0)
+    assert quantizer.grid().scale == pytest.approx(RELU6_MAX_SCALE)
+    quantizer(torch.rand(2, 8) * 10).sum().backward()
+    assert float(quantizer.log_scale.grad) == 0
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 3, 3), (6, 1, 5, 5), (6, 10)])
+def test_weight_values_and_gradients(shape):
+    quantizer = WeightQuantizer(9)  # of a larger supernet; the weight takes the first scales
+    with torch.no_grad():
+        quantizer.log_scale.copy_(torch.linspace(-5, 0, 9))
+    per_channel = (-1,) + (1,) * (len(shape) - 1)
+    log_scale = quantizer.log_scale.detach().double()[:6].requires_grad_()
+    scale = log_scale.exp().reshape(per_channel)
+    zero = torch.zeros((), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randint(-200, 201, shape, generator=generator) + 0.8 * torch.rand(shape, generator=generator) - 0.4
+    weight = (steps * scale.detach()).float().requires_grad_()
+    wide = weight.detach().double().requires_grad_()
+    factor = 1 / math.sqrt(weight[0].numel() * WEIGHT_LEVELS)
+    upstream = torch.randn(shape, generator=generator)
+
+    quantized = quantizer(weight)
+    (quantized * upstream).sum().backward()
+    expected = reference(wide, scale, zero, -WEIGHT_LEVELS, WEIGHT_LEVELS, factor)
+    gradients = torch.autograd.grad((expected * upstream.double()).sum(), [wide, log_scale])
+
+    assert close(quantized, expected)
+    assert close(weight.grad, gradients[0])
+    assert close(quantizer.log_scale.grad[:6], gradients[1])
+    assert not quantizer.log_scale.grad[6:].any()
+    integers, scales = quantizer.integers(weight)
+    assert integers.dtype == torch.int8 and integers.min() == -WEIGHT_LEVELS and integers.max() == WEIGHT_LEVELS
+    with torch.no_grad():
+        assert torch.equal(quantizer(weight), quantized)
+        assert torch.allclose(integers * scales.reshape(per_channel), quantized, rtol=1e-6)
+
+
+ranges = st.tuples(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4)).map(sorted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=100, deadline=None)
+@given(bounds=ranges)
+def test_grids_hold_their_promises(kind, bounds):
+    """An integer zero point, zero exactly on the grid, a positive scale, and the range that was asked for."""
+    low, high = bounds
+    quantizer = ActivationQuantizer(kind)
+    quantizer.set_range(low, high)
+    grid = quantizer.grid()
+    assert isinstance(grid.zero_point, int) and 0 <= grid.zero_point <= LEVELS and grid.scale > 0
+    zeros = torch.zeros(1, 4)
+    assert torch.equal(quantizer(zeros), zeros)
+    values = grid.scale * (np.arange(LEVELS + 1) - grid.zero_point)
+    ends = quantizer(torch.tensor([[-1e9, 1e9]])).detach().numpy().ravel()
+    np.testing.assert_allclose(ends, values[[0, -1]], rtol=1e-5, atol=1e-12)
+    if kind == "affine":
+        step = grid.scale + LEVELS * MIN_SCALE
+        assert abs(values[0] - min(low, 0)) <= step and abs(values[-1] - max(high, 0)) <= step
+    else:
+        assert grid.zero_point == 0 and values[0] == 0
+    if kind == "relu6":
+        assert values[-1] <= 6 * (1 + 1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(log_scale=st.floats(-60, 20), offset=st.floats(-1e6, 1e6))
+def test_whatever_training_learns_is_a_grid(log_scale, offset):
+    """Scales are positive by construction, and zero points stay on the grid."""
+    quantizer = ActivationQuantizer("affine")
+    with torch.no_grad():
+        quantizer.log_scale.fill_(log_scale)
+        quantizer.offset.fill_(offset)
+    grid = quantizer.grid()
+    assert grid.scale > 0 and 0 <= grid.zero_point <= LEVELS
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    y = quantizer(x).detach()
+    assert y.isfinite().all()
+    steps = y.double() / grid.scale
+    assert torch.allclose(steps, steps.round(), atol=1e-3)
+    with torch.no_grad():
+        assert torch.equal(quantizer(x), y)
+        weights = WeightQuantizer(2)
+        weights.log_scale.fill_(log_scale)
+        assert (weights.scale(2) > 0).all()
+
+
+def test_training_and_evaluation_round_a_zero_point_alike():
+    """Half way between two integers too."""
+    for half in (0.5, 1.5, 2.5, 100.5):
+        quantizer = ActivationQuantizer("affine")
+        with torch.no_grad():
+            quantizer.log_scale.fill_(0.0)
+            quantizer.offset.fill_(-half)
+        x = torch.tensor([[-1000.0, 1000.0]])
+        trained = quantizer(x).detach()
+        with torch.no_grad():
+            assert torch.equal(quantizer(x), trained)
+        assert quantizer.grid().zero_point == -trained[0, 0]
+
+
+def test_negative_zero_points_cannot_be():
+    """A range that does not hold zero is widened to it: padding would not be exact otherwise."""
+    quantizer = ActivationQuantizer("affine")
+    quantizer.set_range(2.0, 5.0)
+    assert quantizer.grid().zero_point == 0
+    quantizer.set_range(-5.0, -2.0)
+    assert quantizer.grid().zero_point == LEVELS
+    assert quantizer.grid().scale == pytest.approx(5 / LEVELS)
+    quantizer.set_range(0.0, 0.0)  # a tensor that is always zero
+    assert quantizer.grid().scale > 0
+
+
+def test_fixed_grids():
+    assert activation_quantizer("hsigmoid").grid() == HSIGMOID_GRID == HSIGMOID_QUANTIZER.grid()
+    assert isinstance(activation_quantizer("affine"), ActivationQuantizer)
+    assert SIGMOID_QUANTIZER.grid() == SIGMOID_GRID == Grid(1 / 256, 0)
+    x = torch.tensor([[-0.5, 0.0, 0.4999, 1.0, 1.5]])
+    expected = torch.tensor([[0.0, 0.0, 127 / LEVELS, 1.0, 1.0]])
+    assert torch.allclose(HSIGMOID_QUANTIZER(x), expected)
+    assert float(SIGMOID_QUANTIZER(torch.ones(1, 1))) == 255 / 256
+
+
+def test_fixed_quantizers_pass_gradients_inside_their_range():
+    x = torch.tensor([[-0.5, 0.3, 0.8, 1.5]], requires_grad=True)
+    FixedQuantizer(HSIGMOID_GRID)(x).sum().backward()
+    assert x.grad.tolist() == [[0, 1, 1, 0]]
+    assert not list(FixedQuantizer(HSIGMOID_GRID).parameters())
+
+
+def test_precisions():
+    quantizer = ActivationQuantizer("relu")
+    x = torch.randn(2, 3)
+    assert fp32(quantizer, x) is x
+    assert torch.equal(int8(quantizer, x), quantizer(x))
+
+
+def test_image_grids():
+    """Exact, one level per pixel value, where all channels are normalised alike; else wide enough for all."""
+    grid = image_grid([0.0] * 3, [1.0] * 3)
+    assert grid == Grid(1 / 255, 0)
+    grid = image_grid([51 / 255] * 3, [0.5] * 3)
+    pixels = np.arange(256)
+    normalised = (pixels / 255 - 51 / 255) / 0.5
+    np.testing.assert_allclose(grid.scale * (pixels - grid.zero_point), normalised, atol=1e-12)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    grid = image_grid(mean, std)
+    ends = grid.scale * (np.array([0, LEVELS]) - grid.zero_point)
+    assert ends[0] <= ((0 - mean) / std).min() + grid.scale and ends[1] >= ((1 - mean) / std).max() - grid.scale

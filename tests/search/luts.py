@@ -1,0 +1,51 @@
+"""Accuracy LUTs made for small hyperspaces: candidates whose losses tell them apart, narrow ones faster."""
+
+from itertools import product
+
+import numpy as np
+
+from spaceevo.search.lut import AccuracyLut, Candidates
+from spaceevo.search.score import sample_losses
+from spaceevo.space import Hyperspace, sample_space
+
+HEAD_MS = 0.5
+
+
+def made_lut(hyperspace: Hyperspace, samples: int = 2, seed: int = 0) -> AccuracyLut:
+    """A LUT with `samples` candidates per key, random losses, and latencies that grow with width and resolution."""
+    rng = np.random.default_rng(seed)
+    resolutions = hyperspace.block_kd_resolutions
+
+    def candidates(widths: tuple[int, ...], in_width: int, resolution: int, *, searched: bool) -> Candidates:
+        out = np.array(widths) if not searched else rng.choice(widths, samples)
+        latency_ms = (0.01 * out + 0.005 * in_width) * resolution / resolutions[0] + rng.uniform(0, 0.05, len(out))
+        loss = rng.uniform(0.1, 1.0, len(out)) if searched else np.zeros(len(out))
+        return Candidates(loss, latency_ms, out.astype(np.int64))
+
+    searched = {
+        (index, block_type, window): {
+            (resolution, in_width): candidates(stage.window_widths(window), in_width, resolution, searched=True)
+            for resolution, in_width in product(resolutions, hyperspace.in_widths(stage.name))
+        }
+        for index, stage in enumerate(hyperspace.searched_stages)
+        for block_type, window in product(range(len(hyperspace.block_types)), range(stage.windows))
+    }
+    fixed = {
+        stage.name: {
+            (resolution, in_width): candidates(stage.widths, in_width, resolution, searched=False)
+            for resolution, in_width in product(resolutions, hyperspace.in_widths(stage.name) or (3,))
+        }
+        for stage in hyperspace.body
+        if not stage.searched
+    }
+    last = hyperspace.body[-1]
+    head_ms = {(r, width): HEAD_MS + 0.001 * width for r, width in product(resolutions, last.widths)}
+    return AccuracyLut(hyperspace, searched, fixed, head_ms)
+
+
+def quantiles(lut: AccuracyLut, *shares: float) -> tuple[float, ...]:
+    """Budgets in ms that these shares of the samples of all spaces meet."""
+    rng = np.random.default_rng(0)
+    spaces = [sample_space(lut.hyperspace, rng) for _ in range(100)]
+    latency_ms = np.concatenate([sample_losses(lut, space, 50, rng)[1] for space in spaces])
+    return tuple(float(budget) for budget in np.quantile(latency_ms, shares))

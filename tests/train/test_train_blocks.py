@@ -1,0 +1,222 @@
+"""Distillation: one teacher pass per batch feeds every student, both phases run, resume exactly, and lower the loss."""
+
+from collections import Counter
+
+import pytest
+import torch
+from accelerate import Accelerator
+from made import GRID, made_split, pictures, randomise, small_hyperspace
+
+from spaceevo.artifacts import Record
+from spaceevo.config import BlocksParams, Recipe
+from spaceevo.data.loader import materialise
+from spaceevo.errors import TrainingError
+from spaceevo.nn.plain import initialise
+from spaceevo.nn.teacher import SubnetTeacher
+from spaceevo.quant.quantizers import fp32, int8
+from spaceevo.search.block_losses import measure_block_losses
+from spaceevo.space import Space, parse_stage
+from spaceevo.train import blocks as distillation
+from spaceevo.train.blocks import Students, distill, student_key, teacher_features
+from spaceevo.train.loop import Task, train
+from spaceevo.train.losses import noise_to_signal
+from spaceevo.train.teacher import train_teacher
+
+HYPERSPACE = small_hyperspace()
+RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.01)  # 8 steps
+PARAMS = BlocksParams(random_choices=1, calibration_batches=2, fp32=RECIPE, int8=RECIPE)
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def teacher(monkeypatch):
+    """The largest subnet of a space with random weights."""
+    space = Space(HYPERSPACE, (0, 2), (1, 0))
+    monkeypatch.setattr("spaceevo.nn.teacher.parse_space", lambda code: space)
+    made = SubnetTeacher("small-02-10", HYPERSPACE, 4, GRID)
+    randomise(made, 0)
+    return made.eval()
+
+
+@pytest.fixture
+def task(tmp_path):
+    return Task("blocks", made_split(), 12, 0, tmp_path / "blocks.safetensors", checkpoint_steps=3)
+
+
+def made_students(teacher, stages=("stage1", "stage2"), types=(0, 1, 2)) -> Students:
+    students = Students(HYPERSPACE, teacher, stages, types)
+    initialise(students, torch.Generator().manual_seed(0))
+    return students
+
+
+def run(students, teacher, task, params=PARAMS):
+    distill(students, teacher, params, task, Record({}), Accelerator(cpu=True))
+
+
+def same(first, second):
+    state = second.state_dict()
+    return all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
+
+
+def count_passes(teacher):
+    """How often each part of the teacher runs, by its name."""
+    passes = Counter()
+    for name, stage in teacher.network.stages.items():
+        stage.register_forward_hook(lambda module, args, output, name=name: passes.update([name]))
+    return passes
+
+
+def test_features_take_one_pass(teacher):
+    passes = count_passes(teacher)
+    features = teacher_features(teacher, pictures(2, 12))
+    assert list(features) == [stage.name for stage in HYPERSPACE.body]
+    assert passes == {"stem": 1, "stage1": 1, "stage2": 1}
+    assert not any(y.requires_grad for y in features.values())
+
+
+def test_students_are_those_of_all_stages_and_types(teacher):
+    students = made_students(teacher)
+    keys = [student_key(stage, index) for stage in HYPERSPACE.searched_stages for index in range(3)]
+    assert list(students.students) == keys == [f"stage{stage}_{index}" for stage in (1, 2) for index in range(3)]
+    features = teacher_features(teacher, pictures(2, 12))
+    for stage in students.stages:
+        members = list(students.of_stage(stage))
+        assert len(members) == 3
+        for index, (key, student, options) in enumerate(members):
+            assert key == f"{stage.name}_{index}" and options.block_type == HYPERSPACE.block_types[index]
+            assert options.widths == stage.widths  # all of the hyperspace's, not one window of them
+            for width in student.in_widths:
+                y = student(features[students.before[stage.name]], width, options.extreme(-1))
+                assert y.shape == features[stage.name].shape
+
+
+def test_every_batch_takes_one_teacher_pass_for_all_students(teacher, task):
+    students = made_students(teacher)
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    passes = count_passes(teacher)
+    run(students, teacher, task)
+    assert len(set(passes.values())) == 1 and set(passes) == {"stem", "stage1", "stage2"}
+    # The steps of both phases, the batches of calibration, and at most one to start from.
+    assert 16 + PARAMS.calibration_batches <= passes["stem"] <= 16 + PARAMS.calibration_batches + 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    assert not teacher.training and not any(p.requires_grad for p in teacher.parameters())
+    assert not list(task.checkpoint.parent.glob("blocks*"))  # finished: no checkpoint is left
+
+
+def test_each_student_is_trained_at_its_largest_its_smallest_and_at_random(teacher, task, monkeypatch):
+    labels = []
+
+    def recording(module, objective, *rest):
+        def recorded(step, x, y):
+            for label, loss in objective(step, x, y):
+                labels.append((step, label))
+                yield label, loss
+
+        train(module, recorded, *rest)
+
+    monkeypatch.setattr(distillation, "train", recording)
+    students = made_students(teacher)
+    run(students, teacher, task, PARAMS.model_copy(update={"random_choices": 2}))
+    first = [label for step, label in labels if step == 0][: len(labels) // 16]
+    expected = ("largest choice", "smallest choice", "random choice 0", "random choice 1")
+    assert first == [f"{key}, {name}" for key in students.students for name in expected]
+    assert len(labels) == 16 * len(first)
+
+
+@torch.no_grad()
+def loss_of(students, teacher, task, precision):
+    """Mean loss of the largest choices in training mode, which normalises by the batch."""
+    x, _ = materialise(task.split, HYPERSPACE.block_kd_resolutions[-1])
+    features = teacher_features(teacher, x)
+    losses = []
+    for stage in students.stages:
+        for _, student, options in students.of_stage(stage):
+            y = student.train()(
+                features[students.before[stage.name]], student.in_widths[-1], options.extreme(-1), precision
+            )
+            losses.append(float(noise_to_signal(y, features[stage.name])))
+    return sum(losses) / len(losses)
+
+
+def test_it_lowers_the_loss_in_full_precision_and_in_int8(teacher, task):
+    students = made_students(teacher)
+    start = loss_of(students, teacher, task, fp32)
+    recipe = RECIPE.model_copy(update={"epochs": 6})
+    run(students, teacher, task, PARAMS.model_copy(update={"fp32": recipe}))
+    assert loss_of(students, teacher, task, fp32) < 0.8 * start
+    assert loss_of(students, teacher, task, int8) < 0.8 * start
+    assert loss_of(students, teacher, task, int8) < 0.9  # the channel means would have 1
+
+
+@pytest.mark.parametrize(("phase", "step"), [(0, 5), (1, 0), (1, 5)])
+def test_a_killed_distillation_ends_with_the_same_weights(teacher, task, monkeypatch, phase, step):
+    """In the first phase, between the phases and in the second one."""
+
+    def start():
+        return made_students(teacher, stages=["stage1"], types=(0, 1))
+
+    whole, killed, resumed = start(), start(), start()
+    run(whole, teacher, task)
+    phases = iter(range(2))
+
+    def killing(module, objective, *rest):
+        number = next(phases)
+
+        def until(current, x, y):
+            if (number, current) == (phase, step):
+                raise KilledError
+            yield from objective(current, x, y)
+
+        train(module, until, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "train", killing)
+        with pytest.raises(KilledError):
+            run(killed, teacher, task)
+    assert list(task.checkpoint.parent.glob("blocks*"))
+    run(resumed, teacher, task)
+    assert same(whole, resumed) and not same(whole, killed)
+
+
+def test_a_loss_that_is_not_finite_names_the_student(teacher, task, monkeypatch):
+    monkeypatch.setattr(distillation, "noise_to_signal", lambda output, target: output.sum() * float("nan"))
+    with pytest.raises(TrainingError, match="the loss of stage1_0, largest choice is not finite at step 0"):
+        run(made_students(teacher), teacher, task)
+
+
+def test_block_losses_cover_every_window_width_and_resolution(teacher, task):
+    students = made_students(teacher)
+    run(students, teacher, task)
+    before = {name: tensor.clone() for name, tensor in students.state_dict().items()}
+    x, _ = materialise(task.split, 12)
+    table = measure_block_losses(students, teacher, x, x[:32], samples=2, seed=0)
+    again = measure_block_losses(students, teacher, x, x[:32], samples=2, seed=0)
+    assert table.equals(again)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in students.state_dict().items())
+    keys = table.groupby(["stage", "block_type", "window", "in_width", "resolution"]).size()
+    # Two windows and two arriving widths of stage1; one window and three of stage2; three types, two resolutions.
+    assert len(keys) == (2 * 2 + 1 * 3) * 3 * 2 and set(keys) == {2}
+    assert (table["loss"] > 0).all() and table["loss"].median() < 1.5
+    for row in table.itertuples():
+        choice = parse_stage(row.choice)
+        widths = HYPERSPACE.stage(row.stage).window_widths(row.window)
+        assert choice[-1].width == row.out_width and {block.width for block in choice} <= set(widths)
+        assert row.macs > 0 and row.params > 0
+
+
+def test_a_teacher_learns(task, monkeypatch):
+    space = Space(HYPERSPACE, (1, 2), (1, 0))
+    monkeypatch.setattr("spaceevo.nn.teacher.parse_space", lambda code: space)
+    teacher = SubnetTeacher("small-12-10", HYPERSPACE, 4, GRID)
+    initialise(teacher, torch.Generator().manual_seed(0))
+    sizes = set()
+    teacher.register_forward_pre_hook(lambda module, args: sizes.add(args[0].shape[-1]))
+    recipe = RECIPE.model_copy(update={"epochs": 15})
+    train_teacher(teacher, (8, 12), 0.05, recipe, task, Record({}), Accelerator(cpu=True))
+    x, y = materialise(task.split, 12)
+    assert sizes == {8, 12} and not teacher.training
+    with torch.no_grad():
+        assert float((teacher(x).argmax(1) == y).double().mean()) > 0.9

@@ -1,0 +1,189 @@
+"""Both phases of the supernet: which subnets a step trains, that it learns, and that it resumes exactly."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from made import GRID, made_split, small_hyperspace
+
+from spaceevo.artifacts import Record
+from spaceevo.config import Recipe, Sandwich
+from spaceevo.data.loader import materialise
+from spaceevo.errors import TrainingError
+from spaceevo.nn.plain import initialise
+from spaceevo.nn.supernet import Supernet
+from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
+from spaceevo.search.evaluator import SubnetEvaluator
+from spaceevo.space import Space
+from spaceevo.train import supernet as training
+from spaceevo.train.loop import Task, finish
+from spaceevo.train.supernet import calibrate_supernet, train_fp32, train_int8
+
+RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.01, weight_decay=0.01)  # 16 steps
+SANDWICH = Sandwich(random_subnets=2, largest_alone=0.5, label_smoothing=0.1)
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.fixture
+def task(tmp_path):
+    return Task("supernet", made_split(), 12, 0, tmp_path / "checkpoint.safetensors", checkpoint_steps=3)
+
+
+def made_supernet() -> Supernet:
+    supernet = Supernet(Space(small_hyperspace(), (0, 2), (1, 0)), 4, GRID)
+    initialise(supernet, torch.Generator().manual_seed(0))
+    return supernet
+
+
+def watch(supernet, stop_after=None):
+    """Note every pass: subnet, precision, whether it has dropout; killed after so many."""
+    passes = []
+
+    def note(module, args, kwargs):
+        if stop_after is not None and len(passes) == stop_after:
+            raise KilledError
+        _, subnet, precision = args
+        passes.append(SimpleNamespace(subnet=subnet, precision=precision, dropout=kwargs.get("dropout")))
+
+    supernet.register_forward_pre_hook(note, with_kwargs=True)
+    return passes
+
+
+def run_fp32(supernet, task, sandwich=SANDWICH, recipe=RECIPE):
+    train_fp32(supernet, sandwich, recipe, task, Record({}), Accelerator(cpu=True))
+
+
+def run_int8(supernet, task, recipe=RECIPE):
+    train_int8(supernet, SANDWICH, recipe, task, 2, Record({}), Accelerator(cpu=True))
+
+
+def same(first, second):
+    state = second.state_dict()
+    return all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
+
+
+def test_the_largest_is_alone_at_first(task):
+    supernet = made_supernet()
+    passes = watch(supernet)
+    run_fp32(supernet, task)
+    space = supernet.space
+    assert len(passes) == 8 * 1 + 8 * (2 + SANDWICH.random_subnets)
+    assert all(one.subnet == space.largest for one in passes[:8])
+    for start in range(8, len(passes), 4):
+        subnets = [one.subnet for one in passes[start : start + 4]]
+        assert subnets[:2] == [space.largest, space.smallest]
+        assert all(space.contains(subnet) for subnet in subnets[2:])
+    assert len({one.subnet for one in passes}) > 8
+    assert {one.precision for one in passes} == {fp32}
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (1.0, 16), (0.3, 5)])
+def test_how_long_it_is_alone(task, share, count):
+    supernet = made_supernet()
+    passes = watch(supernet)
+    run_fp32(supernet, task, SANDWICH.model_copy(update={"largest_alone": share}))
+    assert len(passes) == count + (16 - count) * 4
+
+
+def test_the_second_phase_takes_whole_sandwiches_in_int8(task):
+    supernet = made_supernet()
+    run_fp32(supernet, task.phase("fp32"))
+    passes = watch(supernet)
+    run_int8(supernet, task.phase("int8"))
+    calibration, steps = passes[: 2 * 3], passes[2 * 3 :]
+    assert [one.subnet for one in calibration[:2]] == [supernet.space.largest, supernet.space.smallest]
+    assert all(one.precision not in (fp32, int8) for one in calibration)
+    assert len(steps) == 16 * 4 and {one.precision for one in steps} == {int8}
+
+
+def test_dropout_is_for_the_largest_alone_and_depends_on_the_step(task):
+    supernet = made_supernet()
+    passes = watch(supernet)
+    run_fp32(supernet, task, SANDWICH.model_copy(update={"dropout": 0.25, "largest_alone": 0.0}))
+    dropouts = [one.dropout for one in passes[::4]]
+    assert all(one.dropout is None for number, one in enumerate(passes) if number % 4)
+    x = torch.ones(64, 64)
+    masks = [dropout(x) for dropout in dropouts]
+    assert not torch.equal(masks[0], masks[1])
+    assert float((masks[0] == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert float(masks[0].max()) == pytest.approx(1 / 0.75)
+    again = made_supernet()
+    seen = watch(again)
+    run_fp32(again, task.phase("again"), SANDWICH.model_copy(update={"dropout": 0.25, "largest_alone": 0.0}))
+    assert torch.equal(seen[0].dropout(x), masks[0]) and same(supernet, again)
+
+
+@pytest.mark.parametrize("stop_after", [5, 8 + 4 * 2 + 1, 8 + 4 * 5])
+def test_a_killed_first_phase_ends_with_the_same_weights(task, stop_after):
+    whole, killed, resumed = (made_supernet() for _ in range(3))
+    run_fp32(whole, task)
+    finish(task)
+    watch(killed, stop_after)
+    with pytest.raises(KilledError):
+        run_fp32(killed, task)
+    passes = watch(resumed)
+    run_fp32(resumed, task)
+    assert len(passes) < 8 + 4 * 8
+    assert same(whole, resumed) and not same(whole, killed)
+
+
+@pytest.mark.parametrize("stop_after", [3, 6 + 4 * 4 + 2, 6 + 4 * 9])
+def test_a_killed_second_phase_ends_with_the_same_weights(task, stop_after):
+    def start():
+        supernet = made_supernet()
+        with torch.no_grad():
+            for parameter in supernet.parameters():
+                parameter.mul_(1.01)
+        return supernet
+
+    whole, killed, resumed = start(), start(), start()
+    run_int8(whole, task)
+    finish(task)
+    watch(killed, stop_after)
+    with pytest.raises(KilledError):
+        run_int8(killed, task)
+    run_int8(resumed, task)
+    assert same(whole, resumed)
+
+
+def test_statistics_of_an_elastic_network_stay_as_they_are(task):
+    supernet = made_supernet()
+    before = {name: buffer.clone() for name, buffer in supernet.named_buffers()}
+    run_fp32(supernet, task)
+    assert before and all(torch.equal(buffer, before[name]) for name, buffer in supernet.named_buffers())
+
+
+def test_calibration_leaves_weights_alone_and_depends_on_the_seed(task):
+    first, second = made_supernet(), made_supernet()
+    weights = {name: p.clone() for name, p in first.named_parameters() if "quantizer" not in name}
+    for supernet in (first, second):
+        calibrate_supernet(supernet, task, 16, 2)
+    assert same(first, second)
+    parameters = dict(first.named_parameters())
+    assert all(torch.equal(parameters[name], weight) for name, weight in weights.items())
+    quantizers = [module for module in first.modules() if isinstance(module, ActivationQuantizer)]
+    assert len({float(quantizer.log_scale.detach()) for quantizer in quantizers}) > len(quantizers) / 2
+
+
+def test_a_divergence_names_the_subnet(task, monkeypatch):
+    supernet = made_supernet()
+    monkeypatch.setattr(training, "alpha_divergence", lambda student, teacher: student.sum() * float("nan"))
+    with pytest.raises(TrainingError, match=f"{supernet.space.smallest.code} is not finite at step 8"):
+        run_fp32(supernet, task)
+    assert task.checkpoint.is_file()
+
+
+def test_it_learns_so_that_every_subnet_is_right_in_int8(task):
+    """Four classes of pictures that are easy to tell apart; chance is a quarter."""
+    supernet = made_supernet()
+    recipe = RECIPE.model_copy(update={"epochs": 12})
+    run_fp32(supernet, task.phase("fp32"), recipe=recipe)
+    run_int8(supernet, task.phase("int8"), RECIPE.model_copy(update={"learning_rate": 0.002}))
+    x, y = materialise(task.split, 12)
+    evaluator = SubnetEvaluator(supernet, x, x, y)
+    for subnet in (supernet.space.largest, supernet.space.smallest):
+        assert evaluator.accuracy(subnet) > 0.9
