@@ -57,6 +57,7 @@ class Kernel(NamedTuple):
 
 def kernels(plan: Plan, height: int) -> tuple[Kernel, ...]:
     """The kernels of a plan that reads a `height` × `height` map, in execution order."""
+    plan = plan.without_unit_pools(height)
     shapes = plan.shapes(height)
     found: list[Kernel] = []
     for op in plan.ops:

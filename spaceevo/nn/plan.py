@@ -119,6 +119,25 @@ class Plan:
             shapes[op.output] = shape
         return shapes
 
+    def without_unit_pools(self, height: int) -> Plan:
+        """This plan for a square input map, without the poolings that would read a 1×1 map and so do nothing."""
+        shapes = self.shapes(height)
+        renamed: dict[str, str] = {}
+        ops: list[Op] = []
+        for op in self.ops:
+            if isinstance(op, Pool) and shapes[op.input][1:] == (1, 1):
+                renamed[op.output] = renamed.get(op.input, op.input)
+                continue
+            source = renamed.get(op.input, op.input)
+            match op:
+                case Add():
+                    ops.append(replace(op, input=source, other=renamed.get(op.other, op.other)))
+                case Gate():
+                    ops.append(replace(op, input=source, gate=renamed.get(op.gate, op.gate)))
+                case _:
+                    ops.append(replace(op, input=source))
+        return Plan(self.in_channels, tuple(ops), self.input)
+
     def prefixed(self, prefix: str, input: str) -> Plan:
         """This plan with `prefix` before every name of its own, reading the tensor `input`."""
         rename = {self.input: input}

@@ -10,7 +10,7 @@ real(t) = scale_t · (q_t − zero_point_t) and Q_t(v) = clip(round(v / scale_t)
     swish  q_out = Q(real(in) · g), g the sigmoid of real(in) on the grid 1/256, zero point 0
     hswish q_out = Q(real(in) · g), g = clip(real(in) / 6 + 0.5, 0, 1) on the grid 1/255, zero point 0
 
-Rectifiers and the hard sigmoid need no nodes: they are the ends of grids.
+Rectifiers and the hard sigmoid need no nodes: they are the ends of grids. Nor does the pooling of a 1×1 map.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ def conv_node(
 
 def random_graph(plan: Plan, height: int, rng: np.random.Generator) -> Int8Graph:
     """A graph with the plan's operations on a `height` × `height` map, and random weights: as fast as a trained one."""
+    plan = plan.without_unit_pools(height)
     grids = {plan.input: Grid(0.05, 128)}
     grids |= {tensor: _random_grid(kind) for tensor, kind in grid_kinds(plan).items()}
     shapes = with_pre_activations(plan, plan.shapes(height))

@@ -18,7 +18,7 @@ from torch import nn
 
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plain import Network, PlainBlock
-from spaceevo.nn.plan import INPUT, Conv, Linear
+from spaceevo.nn.plan import INPUT, Conv, Linear, Plan
 from spaceevo.quant.graph import (
     Int8Graph,
     Node,
@@ -90,7 +90,7 @@ class _Layer:
 @torch.no_grad()
 def lower(network: Network, description: Mapping[str, Any]) -> Int8Graph:
     """The int8 graph of a network whose BatchNorm statistics are final; `description` goes into the files."""
-    plan = subnet_plan(network.space, network.subnet, network.num_classes)
+    plan = _plan(network)
     grids = _grids(network)
     layers = {layer.op.output: layer for layer in _layers(network)}
     nodes: list[Node] = []
@@ -122,13 +122,17 @@ def snap_biases(network: Network) -> None:
         layer.set_bias(integers * (input_scale * scale.astype(np.float64)))
 
 
+def _plan(network: Network) -> Plan:
+    plan = subnet_plan(network.space, network.subnet, network.num_classes)
+    return plan.without_unit_pools(network.subnet.resolution)
+
+
 def _layers(network: Network) -> Iterator[_Layer]:
-    ops = iter(subnet_plan(network.space, network.subnet, network.num_classes).ops)
+    ops = (op for op in _plan(network).ops if isinstance(op, Conv | Linear))
     for _, block in _blocks(network):
         for local in block.plan.ops:
-            op = next(ops)
-            if isinstance(local, Conv | Linear) and isinstance(op, Conv | Linear):
-                yield _Layer(block, local, op)
+            if isinstance(local, Conv | Linear):
+                yield _Layer(block, local, next(ops))
 
 
 def _grids(network: Network) -> dict[str, Grid]:

@@ -12,7 +12,7 @@ from spaceevo import api
 from spaceevo.cli import app
 
 MADE = ("docs/images/front.png",)  # from a run
-FILES = re.compile(r"(README\.md|LICENSE|Makefile|Snakefile|dvc\.yaml|params\.yaml|params\.schema\.json)$")
+FILES = re.compile(r"(README\.md|LICENSE|Makefile|dvc\.yaml|params\.yaml|params\.schema\.json)$")
 FOLDERS = re.compile(r"(spaceevo|workflow|docs|tests|tools|params|benchmarks)/[\w./-]*$")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

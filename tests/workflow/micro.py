@@ -56,12 +56,7 @@ def micro_params() -> dict[str, Any]:
 
 def make_project(folder: Path, params: dict[str, Any]) -> Path:
     """Copy what the workflow needs into `folder`, with these parameters."""
-    for name in ("Snakefile", "workflow"):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name)
-        else:
-            shutil.copy(source, folder / name)
+    shutil.copytree(ROOT / "workflow", folder / "workflow")
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "hyperspaces").mkdir()
     (folder / "hyperspaces" / "micro.yaml").write_text(yaml.safe_dump(HYPERSPACE))
