@@ -89,7 +89,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     except OSError as error:
-        raise ArtifactError(f"{target} cannot be written ({error.strerror}): make its folder writable.") from error
+        raise _unwritable(target, error) from error
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -99,13 +99,17 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ArtifactError(
-                f"The disk is full: {target} was not written; free some space on {target.parent} and run again."
-            ) from error
-        raise
+        raise _unwritable(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unwritable(target: Path, error: OSError) -> ArtifactError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ArtifactError(
+            f"The disk is full: {target} was not written; free some space on {target.parent} and run again."
+        )
+    return ArtifactError(f"{target} cannot be written ({error.strerror}): make its folder writable.")
 
 
 def _umask() -> int:
@@ -198,6 +202,8 @@ def _check(path: Path, header: Any, kind: str | None) -> None:
 def _damaged(path: Path, error: Exception) -> ArtifactError:
     if isinstance(error, FileNotFoundError):
         return ArtifactError(f"{path} does not exist: run snakemake to make it.")
+    if isinstance(error, PermissionError):
+        return ArtifactError(f"{path} cannot be read: you lack the permission.")
     return ArtifactError(f"{path} is corrupt or truncated ({error}): delete it and run again.")
 
 

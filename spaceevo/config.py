@@ -147,6 +147,12 @@ class EvolutionSettings(Section):
     parent_sample: Positive = Field(description="spaces drawn from them, the best of which is mutated")
     evaluations: Positive = Field(description="distinct spaces scored in all")
 
+    @model_validator(mode="after")
+    def _drawn_from_the_population(self) -> Self:
+        if self.parent_sample > self.population:
+            raise ValueError("parent_sample is above population, from which it is drawn")
+        return self
+
 
 class SpaceParams(Section):
     """Designing the search space."""
@@ -181,6 +187,12 @@ class SubnetSearchSettings(Section):
     parents: Positive = Field(description="per budget, how many of the best within it have children")
     mutation_probability: Share = Field(description="of each choice of a subnet")
 
+    @model_validator(mode="after")
+    def _initial_within_all(self) -> Self:
+        if self.initial > self.evaluations:
+            raise ValueError("initial is above evaluations, of which it is a part")
+        return self
+
 
 class SearchParams(Section):
     """Searching the supernet."""
@@ -214,12 +226,21 @@ class DeviceParams(Section):
     space_budgets: tuple[Budget, ...] = Field(min_length=1, description="T of the Q-T score")
     subnet_budgets: tuple[Budget, Budget, Budget, Budget, Budget] = Field(description="of SEQnet A0 to A4, rising")
 
+    @field_validator("subnet_budgets")
+    @classmethod
+    def _rising(cls, value: tuple[float | str, ...]) -> tuple[float | str, ...]:
+        for same_unit in (float, str):
+            numbers = [float(str(budget).removesuffix("%")) for budget in value if isinstance(budget, same_unit)]
+            if numbers != sorted(set(numbers)):
+                raise ValueError("must rise from A0 to A4")
+        return value
+
 
 class ReportParams(Section):
     """Figures of the report."""
 
     dpi: Annotated[int, Field(ge=30)] = Field(120, description="pixels per inch of the PNG figures")
-    colour: str = Field("#1f6f8b", description="of the main series, any matplotlib colour")
+    colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = Field("#1f6f8b", description="of the main series")
 
 
 class Params(Section):

@@ -18,6 +18,7 @@ from spaceevo.data.stratify import stratified_parts
 from spaceevo.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+DRAFT_SIDE = 64  # pixels; the least size at which JPEG pictures are decoded to see whether they are whole
 
 # Of ImageNet, as published with torchvision's models.
 MEAN = (0.485, 0.456, 0.406)
@@ -143,10 +144,11 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _problem(path: Path) -> str | None:
-    """Why Pillow cannot open the picture, or None. Checks the structure without decoding, quick enough for millions."""
+    """Why Pillow cannot decode the picture, or None. Decodes it, small where the format can: a torn file may open."""
     try:
         with Image.open(path) as picture:
-            picture.verify()
+            picture.draft("RGB", (DRAFT_SIDE, DRAFT_SIDE))
+            picture.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return str(error)
     return None

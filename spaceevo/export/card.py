@@ -18,8 +18,6 @@ from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import plan_cost
 from spaceevo.space import Space, Subnet
 
-SUFFIXES = (".tflite", ".onnx")
-
 
 @dataclass(frozen=True)
 class TestSplit:

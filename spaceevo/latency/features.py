@@ -74,6 +74,8 @@ def kernels(plan: Plan, height: int) -> tuple[Kernel, ...]:
                 found.append(Kernel("pool", channels, channels, size))
             case Add():
                 found.append(Kernel("add", channels, channels, size))
+                if op.activation in SMOOTH_ACTIVATIONS:
+                    found.append(Kernel(op.activation, channels, channels, size))
             case Gate():
                 found.append(Kernel("gate", channels, channels, size))
     return tuple(found)

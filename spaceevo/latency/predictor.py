@@ -27,6 +27,9 @@ from spaceevo.space import BlockChoice, BlockType, Hyperspace, Space, StageChoic
 
 PREDICTOR_KIND = "latency_predictor"
 
+# Kinds that cost about the same, where a predictor was fitted to one of them alone: both gate a tensor by itself.
+STAND_INS = {"hswish": "swish", "swish": "hswish"}
+
 
 class Prediction(NamedTuple):
     """Predicted milliseconds, and whether a kernel lies outside what the predictor was fitted on."""
@@ -163,8 +166,13 @@ class Predictor:
         known = self._kernels.get(kernel)
         if known is None:
             model = self.kinds.get(kernel.kind)
-            if model is None:  # a table of blocks says nothing of a model's ends
-                known = Prediction(0.0, kernel.kind not in BOUNDARIES)
+            stand_in = self.kinds.get(STAND_INS.get(kernel.kind, ""))
+            if model is None and kernel.kind in BOUNDARIES:  # a table of blocks says nothing of a model's ends
+                known = Prediction(0.0, False)
+            elif model is None and stand_in is not None:
+                known = Prediction(stand_in.latency_ms(kernel), True)
+            elif model is None:
+                known = Prediction(0.0, True)
             else:
                 known = Prediction(model.latency_ms(kernel), not model.covers(kernel))
             self._kernels[kernel] = known

@@ -134,6 +134,6 @@ def _check_complete(searched: dict[tuple[int, int, int], StageTable], hyperspace
                         if (resolution, in_width) not in table:
                             raise ArtifactError(
                                 f"The accuracy LUT has no row for {stage.name}, block type {block_type}, window "
-                                f"{window}, {in_width} arriving channels at {resolution} pixels: raise lut.samples "
-                                "and run again."
+                                f"{window}, {in_width} arriving channels at {resolution} pixels: make it "
+                                "again for this hyperspace."
                             )

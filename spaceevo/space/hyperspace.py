@@ -144,7 +144,7 @@ def _load(path: Path, modified_ns: int) -> Hyperspace:
     try:
         return parse_hyperspace(path.stem, yaml.safe_load(path.read_text()))
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise ParamsError(f"The hyperspace file {path} is not valid: {error}.") from error
+        raise ParamsError(f"The hyperspace file {path} is not valid: {' '.join(str(error).split())}.") from error
 
 
 def parse_hyperspace(name: str, declared: dict[str, Any]) -> Hyperspace:
@@ -183,12 +183,14 @@ def _stage(entry: dict[str, Any]) -> Stage:
     if unknown := set(entry) - known:
         raise ValueError(f"stage {entry.get('name')} has unknown keys {sorted(unknown)}")
     searched = entry.get("search", False)
+    if searched and "window" not in entry:
+        raise ValueError(f"stage {entry['name']} is searched and lacks the key 'window'")
     return Stage(
         name=entry["name"],
         widths=_ascending("widths", entry.get("widths", [])),
         depths=_ascending("depths", _some("depths", entry["depths"])),
         stride=_ascending("stride", [entry["stride"]])[0],
-        window=int(entry["window"]) if searched else None,
+        window=_ascending("window", [entry["window"]])[0] if searched else None,
         block_type=None if searched else _block_type({k: entry[k] for k in _BLOCK_KEYS & entry.keys()}),
     )
 

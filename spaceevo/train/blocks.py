@@ -21,9 +21,10 @@ from spaceevo.nn.teacher import Teacher
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
 from spaceevo.space import Hyperspace, Stage, StageChoice, StageOptions, sample_stage
-from spaceevo.train.loop import Objective, Task, finish, subnet_rng, train
+from spaceevo.train.loop import Objective, Task, subnet_rng, train
 from spaceevo.train.losses import noise_to_signal
 
+PHASES = ("fp32", "int8")  # each with a checkpoint of its own
 START_DEVIATION = 0.1  # of a student's output at the start, as a share of the teacher's
 
 
@@ -92,7 +93,7 @@ def distill(
     teacher.to(accelerator.device).eval().requires_grad_(False)
     students.to(accelerator.device)
     _start_at_means(students, teacher, task, params.fp32.batch_size)
-    phases = ((fp32, params.fp32, "fp32"), (int8, params.int8, "int8"))
+    phases = ((fp32, params.fp32, PHASES[0]), (int8, params.int8, PHASES[1]))
     for precision, recipe, name in phases:
         phase = task.phase(name)
         if precision is int8:
@@ -105,8 +106,6 @@ def distill(
             record,
             accelerator,
         )
-    for _, _, name in phases:
-        finish(task.phase(name))
 
 
 def _sandwich(

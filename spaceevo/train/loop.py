@@ -160,9 +160,10 @@ def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator)
     """Mean gradient over processes; one bucket, because every step trains other parameters."""
     if accelerator.num_processes == 1:
         return
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="mean")
-    for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    trained = [p for p in parameters if p.grad is not None]  # the same on all processes: choices are seeded
+    flat = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
+    means = accelerator.reduce(flat, reduction="mean").split([p.numel() for p in trained])
+    for parameter, mean in zip(trained, means, strict=True):
         parameter.grad = mean.view_as(parameter)
 
 

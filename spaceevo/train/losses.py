@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ALPHAS = (-1.0, 1.0)  # of the adaptive α-divergence
-RATIO_CLIP = 5.0  # of its importance weights
+RATIO_CLIP = 5.0  # of the importance weights of the α-divergence
 VARIANCE_EPSILON = 1e-6
 
 
@@ -29,7 +28,7 @@ def alpha_divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
     D_α = Σ q ((p/q)^α − 1) / (α (α − 1)), p the teacher and q the student; per example the larger of α = −1 and α = 1
     counts, so that the student is punished both for missing and for inventing probability. Importance weights
-    (p/q)^α are clipped at 5 and treated as constants in the gradient, as in the source.
+    (p/q)^α are treated as constants in the gradient and, at α = −1, clipped at 5, as in the source.
 
     Args:
         student: logits [N, classes].
@@ -41,14 +40,11 @@ def alpha_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     log_q = F.log_softmax(student, 1)
     log_p = F.log_softmax(teacher, 1)
     q, log_ratio = log_q.exp(), log_p - log_q.detach()
-    values, surrogates = [], []
-    for alpha in ALPHAS:
-        weight = (alpha * log_ratio).exp().clamp(max=RATIO_CLIP)
-        surrogates.append(-(weight / alpha * q).sum(1))
-        if alpha == 1.0:
-            values.append((log_p.exp() * log_ratio).sum(1))
-        else:
-            values.append((q.detach() * (weight - 1)).sum(1) / (alpha * (alpha - 1)))
+    # At α = 1 it is the KL divergence, at α = −1 half of Σ q²/p − 1; a surrogate has the gradient of its value.
+    p = log_p.exp()
+    weight = (-log_ratio).exp().clamp(max=RATIO_CLIP)
+    values = [(q.detach() * (weight - 1)).sum(1) / 2, (p * log_ratio).sum(1)]
+    surrogates = [(weight * q).sum(1), -(p * log_q).sum(1)]
     value, surrogate = torch.stack(values), torch.stack(surrogates)
     chosen = value.argmax(0, keepdim=True)
     value, surrogate = value.gather(0, chosen), surrogate.gather(0, chosen)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from spaceevo.latency.devices import load_device, table_predictor
+from spaceevo.latency.features import kernels
 from spaceevo.latency.regression import error_figures
-from spaceevo.space import BlockChoice, load_hyperspace, parse_space
+from spaceevo.nn.network import subnet_plan
+from spaceevo.space import BlockChoice, Space, load_hyperspace, parse_space
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 HYPERSPACES = {"pixel4": "mobilew", "vnni": "onnxw"}
@@ -64,3 +66,17 @@ def test_published_networks_are_predicted_within_a_fifth(name, device, published
     prediction = table_predictor(load_device(device)).predict_subnet(space, space.subnet(codes["subnet"]), 1000)
     assert not prediction.extrapolated
     assert prediction.latency_ms == pytest.approx(published_ms, rel=0.2)
+
+
+@pytest.mark.parametrize("device", sorted(HYPERSPACES))
+@pytest.mark.parametrize("name", ["tiny", "mobilew", "onnxw"])
+def test_no_activation_of_a_shipped_hyperspace_is_free(device, name):
+    """A search would seek out what costs nothing."""
+    predictor, hyperspace = table_predictor(load_device(device)), load_hyperspace(name)
+    for digit in range(len(hyperspace.block_types)):
+        searched = len(hyperspace.searched_stages)
+        space = Space(hyperspace, (digit,) * searched, (0,) * searched)
+        subnet = space.largest
+        for kernel in kernels(subnet_plan(space, subnet, 10), subnet.resolution):
+            if kernel.kind in ("swish", "hswish"):
+                assert predictor._kernel(kernel).latency_ms > 0, kernel

@@ -104,3 +104,12 @@ def test_it_is_normalised_by_the_target_alone():
 
 def test_a_constant_target_does_not_divide_by_zero():
     assert noise_to_signal(maps(0), torch.zeros(8, 5, 4, 4)).isfinite()
+
+
+@pytest.mark.parametrize("gap", [2.0, 6.0, 10.0])
+def test_a_student_that_misses_the_teachers_class_is_pulled_with_the_full_gradient(gap):
+    """Clipping must not silence the examples that a student gets most wrong."""
+    student = torch.tensor([[0.0, gap, 0.0]], requires_grad=True)
+    teacher = torch.tensor([[8.0, 0.0, 0.0]])
+    (found,) = torch.autograd.grad(alpha_divergence(student, teacher), student)
+    assert torch.allclose(found, student.softmax(1) - teacher.softmax(1), atol=1e-6)

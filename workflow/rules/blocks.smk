@@ -10,6 +10,7 @@ rule train_teacher:
         mem_mb=3000,
     params:
         hyperspace=PARAMS.hyperspace,
+        declared=DECLARED,
         teacher=as_json(PARAMS.teacher),
         augment=as_json(PARAMS.augment),
         seed=PARAMS.seed,
@@ -36,6 +37,7 @@ rule distill_blocks:
         mem_mb=3000,
     params:
         hyperspace=PARAMS.hyperspace,
+        declared=DECLARED,
         blocks=as_json(PARAMS.blocks),
         augment=as_json(PARAMS.augment),
         seed=PARAMS.seed,
@@ -65,6 +67,7 @@ rule measure_block_losses:
         mem_mb=3000,
     params:
         hyperspace=PARAMS.hyperspace,
+        declared=DECLARED,
         lut=as_json(PARAMS.lut),
         seed=PARAMS.seed,
     shell:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 from spaceevo.config import parse_params
@@ -19,6 +20,20 @@ try:
     DEVICES = {name: load_device(name) for name in PARAMS.devices}
 except SpaceEvoError as error:
     raise WorkflowError(str(error)) from None
+
+# Part of the params of every rule that reads the hyperspace or the device, so that an edit there counts as a change.
+DECLARED = sha256(repr(HYPERSPACE).encode()).hexdigest()[:12]
+
+
+def declared_device(wildcards):
+    """The content of a device's file."""
+    return DEVICES[wildcards.device].model_dump_json()
+
+
+def table_of(wildcards):
+    """The predictor file that a table device names."""
+    return DEVICES[wildcards.device].predictor
+
 
 STAGES = [stage.name for stage in HYPERSPACE.searched_stages]
 BLOCK_TYPES = range(len(HYPERSPACE.block_types))

@@ -11,6 +11,8 @@ rule profile_latency:
     threads: workflow.cores
     params:
         hyperspace=PARAMS.hyperspace,
+        declared=DECLARED,
+        device=declared_device,
         counts=as_json(PARAMS.profile),
         seed=PARAMS.seed,
     shell:
@@ -30,12 +32,15 @@ rule fit_latency_predictor:
         device=any_of(MEASURED),
     params:
         hyperspace=PARAMS.hyperspace,
+        declared=DECLARED,
     shell:
         "python workflow/scripts/fit_latency_predictor.py --profile {input.profile} "
         "--device {wildcards.device} --hyperspace {params.hyperspace} --output {output} 2> {log}"
 
 
 rule table_latency_predictor:
+    input:
+        table_of,
     output:
         "results/{device}/latency_predictor.json",
     log:

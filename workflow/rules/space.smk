@@ -10,6 +10,7 @@ rule evolve_space:
         "results/logs/evolve_space_{device}.log",
     params:
         hyperspace=PARAMS.hyperspace,
+        declared=DECLARED,
         space=as_json(PARAMS.space),
         budgets=lambda wildcards: json.dumps(
             PARAMS.devices[wildcards.device].space_budgets

@@ -12,8 +12,8 @@ from spaceevo.nn.plain import initialise
 from spaceevo.nn.store import STUDENT_KIND, load_teacher, write_module
 from spaceevo.scripting import run
 from spaceevo.space import load_hyperspace
-from spaceevo.train.blocks import Students, distill
-from spaceevo.train.loop import Task
+from spaceevo.train.blocks import PHASES, Students, distill
+from spaceevo.train.loop import Task, finish
 
 
 def main(
@@ -43,6 +43,8 @@ def main(
     distill(students, network, blocks, task, record, Accelerator())
     for key, student in students.students.items():
         write_module(folder / f"{key}.safetensors", STUDENT_KIND, student, {"hyperspace": hyperspace}, spec, record)
+    for phase in PHASES:
+        finish(task.phase(phase))
 
 
 if __name__ == "__main__":
