@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-from spaceevo.latency.budgets import resolve_budgets
-
 from spaceevo.artifacts import Record, read_table, write_json, write_table
 from spaceevo.config import SpaceParams
 from spaceevo.data.splits import load_split
+from spaceevo.latency.budgets import resolve_budgets
 from spaceevo.latency.predictor import read_predictor
 from spaceevo.scripting import run
 from spaceevo.search.evolve import evolve_space
