@@ -170,12 +170,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(path, monkeypatch
     assert path.read_bytes() == before and left_in(path.parent) == [path.name]
 
 
-def test_another_error_of_the_system_stays_what_it_is(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     def denied(*args):
         raise PermissionError(errno.EACCES, "denied")
 
     monkeypatch.setattr(Path, "write_bytes", denied)
-    with pytest.raises(PermissionError):
+    with pytest.raises(ArtifactError, match=r"/a cannot be written \(denied\): make its folder writable"):
         write_bytes(tmp_path / "a", b"")
     assert left_in(tmp_path) == []
 
