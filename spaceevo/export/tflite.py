@@ -4,7 +4,7 @@ Every tensor passes a fake quantization on its learned grid. The converter takes
 it needs no representative data set; a tensor without one would become a float island. TFLite is NHWC and its
 activations are signed: their integers and zero points are those of the graph less 128.
 
-TensorFlow is imported inside `to_tflite` only, and must not share a process with torch.
+TensorFlow is imported inside `to_tflite` only: it starts slowly and competes with torch for threads.
 """
 
 from __future__ import annotations
