@@ -151,3 +151,11 @@ def test_doctor_reports_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(environment.PACKAGES, "onnx", ("exporting ONNX files", ("no-such-distribution",)))
     problems = environment.inspect_environment()["problems"]
     assert any("onnx is not installed" in problem for problem in problems)
+
+
+def test_doctor_sees_the_devices_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices" / "server.yaml").write_text("runtime: onnxruntime\nthreads: 2\n")
+    found = run_json("doctor")
+    assert "server" in {device["device"] for device in found["devices"]}

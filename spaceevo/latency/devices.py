@@ -79,6 +79,11 @@ def shipped_devices() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 
 
+def known_devices() -> tuple[str, ...]:
+    """Names of the shipped devices and of those in `devices/` of the working directory."""
+    return tuple(sorted({*shipped_devices(), *(path.stem for path in PROJECT.glob("*.yaml"))}))
+
+
 def load_device(name_or_path: str | Path) -> Device:
     """The device called so: shipped, or `devices/<name>.yaml` in the working directory; or the YAML file at this path.
 
@@ -91,7 +96,7 @@ def load_device(name_or_path: str | Path) -> Device:
         candidates = [Path(text)]
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
-        known = ", ".join(shipped_devices())
+        known = ", ".join(known_devices())
         raise DeviceError(f"There is no device {text!r}: use one of {known}, or add {PROJECT}/{text}.yaml.")
     try:
         declared = yaml.safe_load(path.read_text())

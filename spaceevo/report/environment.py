@@ -12,7 +12,7 @@ from typing import Any
 
 from spaceevo.config import load_params
 from spaceevo.errors import ParamsError, SpaceEvoError
-from spaceevo.latency.devices import check_runtime, load_device, shipped_devices, table_predictor
+from spaceevo.latency.devices import check_runtime, known_devices, load_device, table_predictor
 from spaceevo.space import load_hyperspace
 
 # What each is for, and the distributions that provide it, the usual one first.
@@ -59,7 +59,7 @@ def inspect_environment(params: Path | None = None) -> dict[str, Any]:
         "cpu": inspect_cpu(),
         "memory_available_gib": available_memory_gib(),
         "disk_free_gib": round(shutil.disk_usage(Path.cwd()).free / GIB, 1),
-        "devices": [inspect_device(name) for name in shipped_devices()],
+        "devices": [inspect_device(name) for name in known_devices()],
         "params": checked,
         "problems": problems,
     }
