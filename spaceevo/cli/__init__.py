@@ -1,0 +1,26 @@
+"""The command line for people: `spaceevo describe`, `spaceevo doctor`, ….
+
+Each command is one module. Tables on a terminal, aligned plain text in a pipe, JSON with `--json`. Nothing heavy is
+imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from spaceevo.cli.describe import describe
+from spaceevo.cli.doctor import doctor
+
+app = typer.Typer(
+    help="Design search spaces, supernets and fast INT8 networks for real devices.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (describe, doctor):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of `spaceevo`."""
+    app()

@@ -1,0 +1,100 @@
+"""`spaceevo describe`: what a hyperspace, a space or a subnet is made of."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from spaceevo.cli.output import AsJson, Debug, guarded, listed, print_found, print_table
+
+EMBEDDED_CLASSES, IMAGENET_CLASSES = 10, 1000
+
+
+def describe(
+    code: Annotated[str, typer.Argument(help="A space such as mobilew-122222-155400, or a hyperspace such as tiny.")],
+    subnet: Annotated[str | None, typer.Argument(help="A subnet of the space: d…_k…_w…_e…_r….")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Classes of the network: 10 for tiny, else 1000, where not given.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a hyperspace, a space or a subnet is made of."""
+    guarded(partial(_describe, code, subnet, classes, as_json), debug)
+
+
+def _describe(code: str, subnet: str | None, classes: int | None, as_json: bool) -> None:
+    from spaceevo.report.describe import describe
+
+    if classes is None:
+        classes = EMBEDDED_CLASSES if code.startswith("tiny-") else IMAGENET_CLASSES
+    found = describe(code, subnet, classes)
+    show = _show_subnet if "subnet" in found else _show_space if "space" in found else _show_hyperspace
+    print_found(found, show, as_json)
+
+
+def _show_hyperspace(found: dict[str, Any]) -> None:
+    resolutions = listed(found["resolutions"])
+    print(f"Hyperspace {found['hyperspace']}: {found['spaces']:,} spaces, input {resolutions} pixels\n")
+    rows = [
+        (
+            stage["stage"],
+            stage["block"],
+            listed(stage["widths"]) or "classes",
+            stage["widths_per_space"] or "all",
+            listed(stage["depths"]),
+            stage["stride"],
+        )
+        for stage in found["stages"]
+    ]
+    print_table(("stage", "block", "widths", "of these", "depths", "stride"), rows)
+    print("\nBlock types, by their digit in a space code\n")
+    print_table(
+        ("digit", *_BLOCK_COLUMNS), [(digit, *_block_cells(block)) for digit, block in enumerate(found["block_types"])]
+    )
+
+
+def _show_space(found: dict[str, Any]) -> None:
+    print(f"Space {found['space']}: {found['subnets']:,} subnets, input {listed(found['resolutions'])} pixels\n")
+    rows = [
+        (
+            stage["stage"],
+            *_block_cells(stage),
+            listed(stage["widths"]) or "classes",
+            listed(stage["depths"]),
+            stage["stride"],
+        )
+        for stage in found["stages"]
+    ]
+    print_table(("stage", *_BLOCK_COLUMNS, "widths", "depths", "stride"), rows)
+
+
+def _show_subnet(found: dict[str, Any]) -> None:
+    print(f"Subnet {found['subnet']}")
+    print(f"in {found['space']}: {'yes' if found['contained'] else 'no. ' + found['outside']}")
+    print(
+        f"{found['macs'] / 1e6:,.2f} M MACs, {found['params'] / 1e6:,.3f} M parameters, "
+        f"input {found['resolution']} pixels, {found['classes']} classes\n"
+    )
+    rows = [
+        (
+            stage["stage"],
+            stage["block"],
+            stage["depth"],
+            listed(stage["kernel_sizes"]),
+            listed(stage["widths"]),
+            listed(stage["expand_ratios"]) if any(stage["expand_ratios"]) else "-",
+        )
+        for stage in found["stages"]
+    ]
+    print_table(("stage", "block", "blocks", "kernels", "widths", "expand"), rows)
+
+
+_BLOCK_COLUMNS = ("block", "kernels", "expand", "activation")
+
+
+def _block_cells(block: dict[str, Any]) -> tuple[str, str, str, str]:
+    expand = listed(block["expand_ratios"]) or "-"
+    return block["block"], listed(block["kernel_sizes"]), expand, block["activation"] or "-"
