@@ -7,6 +7,7 @@
     network = api.extract(supernet, space.largest, images)
     logits = network(images)                                    # simulated INT8
     api.predict_latency("pixel4", space, space.largest, 10)
+    space, subnet = api.parse_network("SEQnet@pixel4-A1")      # where a code goes, a name goes too
     api.export(network, "net.onnx", images, spec)
 
 Pictures are normalised, float32 [N, 3, H, W], (pixel / 255 − mean) / std with the mean and std of an `ImageSpec`;
@@ -37,7 +38,7 @@ from spaceevo.export.onnx import to_onnx
 from spaceevo.export.runners import load as load_file
 from spaceevo.export.simulation import simulate
 from spaceevo.export.verify import MIN_AGREEMENT, Parity, Verification, export_verified, write_verification
-from spaceevo.latency.devices import Device, check_runtime, load_device, shipped_devices, table_predictor
+from spaceevo.latency.devices import Device, check_runtime, device_predictor, load_device, shipped_devices
 from spaceevo.latency.measure import Timing, measure
 from spaceevo.latency.predictor import Prediction, Predictor, read_predictor
 from spaceevo.nn.plain import Network, PlainBlock, initialise
@@ -57,6 +58,7 @@ from spaceevo.space import (
     load_hyperspace,
     mutate_space,
     mutate_subnet,
+    parse_network,
     parse_space,
     parse_subnet,
     sample_space,
@@ -97,6 +99,7 @@ __all__ = [
     "measure_latency",
     "mutate_space",
     "mutate_subnet",
+    "parse_network",
     "parse_space",
     "parse_subnet",
     "predict_latency",
@@ -153,7 +156,7 @@ def extract(supernet: Supernet, subnet: Subnet | str, images: Tensor | None = No
         CodeError: the subnet lies outside the supernet's space.
     """
     if isinstance(subnet, str):
-        subnet = parse_subnet(supernet.space.hyperspace, subnet)
+        subnet = supernet.space.subnet(subnet)
     supernet.space.check(subnet)
     network = supernet.extract(subnet).eval()
     if images is not None:
@@ -177,7 +180,7 @@ def calibrated(network: Network, images: Tensor, seed: int = 0) -> Network:
 def predict_latency(
     device: str | Path | Predictor, space: Space | str, subnet: Subnet | str, num_classes: int
 ) -> Prediction:
-    """Milliseconds of a subnet, and whether a layer of it lies beyond what the predictor was fitted on.
+    """Milliseconds of a subnet, their relative error, and whether a layer lies beyond what the predictor was fitted on.
 
     Args:
         device: a shipped device with a table, such as "pixel4"; the path of a device's YAML or of a
@@ -188,14 +191,9 @@ def predict_latency(
         CodeError: a code does not parse, or the subnet lies outside the space.
     """
     space = parse_space(space) if isinstance(space, str) else space
-    subnet = parse_subnet(space.hyperspace, subnet) if isinstance(subnet, str) else subnet
+    subnet = space.subnet(subnet) if isinstance(subnet, str) else subnet
     space.check(subnet)
-    if isinstance(device, Predictor):
-        predictor = device
-    elif Path(device).suffix == ".json":
-        predictor = read_predictor(device)
-    else:
-        predictor = table_predictor(load_device(device))
+    predictor = device if isinstance(device, Predictor) else device_predictor(device)
     return predictor.predict_subnet(space, subnet, num_classes)
 
 

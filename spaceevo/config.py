@@ -115,6 +115,9 @@ class BlocksParams(Section):
 class LutParams(Section):
     """The accuracy LUT."""
 
+    published: str | None = Field(
+        None, description="folder of a published LUT (CSV) to import; nothing is distilled then, and what follows unused"
+    )
     samples: Positive = Field(description="per stage, block type, window, arriving width and resolution")
     train_images: Positive = Field(description="that BatchNorm statistics are recomputed on")
     val_images: Positive = Field(description="that losses are measured on")
@@ -132,12 +135,29 @@ class ProfileParams(Section):
 class QTSettings(Section):
     """How a space is scored."""
 
-    samples: Positive = Field(description="subnets drawn per space")
+    mode: Literal["consistent", "independent"] = Field(
+        "consistent",
+        description="count only subnets whose widths agree, or draw stages independently, as the release does",
+    )
+    samples: Positive = Field(description="subnets drawn per space, in expectation: nothing is sampled")
     top: Positive = Field(50, description="of those within a budget, how many of the least loss count")
     target_share: Annotated[float, Field(gt=0, le=1)] = Field(
         0.08, description="t: share within the budget from which on a space is not punished"
     )
     exponent: Annotated[float, Field(ge=0)] = Field(0.01, description="a: how hard it is punished below")
+    latency: Literal["predicted", "table"] = Field(
+        "predicted", description="latency of stages: by the device's predictor, or as a published LUT lists it"
+    )
+    fixed_latency_ms: dict[int, Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="latency of all that is not searched, by resolution, ms; null: predicted; needed if independent",
+    )
+
+    @model_validator(mode="after")
+    def _top_of_the_samples(self) -> Self:
+        if self.top > self.samples:
+            raise ValueError("top is above samples, of which it counts the best")
+        return self
 
 
 class EvolutionSettings(Section):
@@ -146,6 +166,7 @@ class EvolutionSettings(Section):
     population: Positive = Field(description="spaces alive at a time; the oldest dies")
     parent_sample: Positive = Field(description="spaces drawn from them, the best of which is mutated")
     evaluations: Positive = Field(description="distinct spaces scored in all")
+    exact: bool = Field(False, description="then go on to the best of all spaces, by branch and bound; takes minutes")
 
     @model_validator(mode="after")
     def _drawn_from_the_population(self) -> Self:
@@ -170,9 +191,17 @@ class Sandwich(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the largest subnet's last layer")
 
 
+class CheckpointParams(Section):
+    """A published supernet that takes the place of a device's own: neither its space nor its supernet is made here."""
+
+    file: str = Field(description="PyTorch file with its state_dict")
+    space: str = Field(description="its space, one of hyperspace: a code, or a name such as spaceevo@pixel4")
+
+
 class SupernetParams(Section):
     """Training the quantized-for-all supernet."""
 
+    checkpoints: dict[str, CheckpointParams] = Field({}, description="by device: published supernets to import instead")
     sandwich: Sandwich
     calibration_batches: Positive = Field(description="that initial grids are fitted to")
     fp32: Recipe
@@ -271,6 +300,13 @@ class Params(Section):
         for name in self.devices:
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"devices: {name!r} is not a name of letters, digits, '-' and '_'")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_of_devices(self) -> Self:
+        for name in self.supernet.checkpoints:
+            if name not in self.devices:
+                raise ValueError(f"supernet.checkpoints: {name!r} is not one of the devices {', '.join(self.devices)}")
         return self
 
 

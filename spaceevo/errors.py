@@ -17,6 +17,10 @@ class ArtifactError(SpaceEvoError):
     """An artifact is missing, corrupt, truncated, or of another kind or schema version."""
 
 
+class CheckpointError(SpaceEvoError):
+    """A published checkpoint cannot be read, would run code, or does not fit the space it is imported for."""
+
+
 class DataError(SpaceEvoError):
     """A dataset cannot be read or is not usable for training."""
 

@@ -170,3 +170,14 @@ def test_the_description_goes_into_the_file(network: api.Network) -> None:
     description = api.to_int8_graph(network, SPEC).description
     assert description["class_names"] == list(SPEC.classes)
     assert json.loads(json.dumps(description)) == description
+
+
+def test_names_stand_for_codes() -> None:
+    space, subnet = api.parse_network("SEQnet@pixel4-A1")
+    by_code = api.predict_latency("pixel4", space.code, subnet.code, 1000)
+    assert api.predict_latency("pixel4", "spaceevo@pixel4", "SEQnet@pixel4-A1", 1000) == by_code
+    assert api.describe("SEQnet@pixel4-A1")["subnet"] == subnet.code
+    supernet = api.build_supernet("SEQnet@pixel4-A1", api.image_spec(2))
+    assert api.extract(supernet, "SEQnet@pixel4-A1").subnet == subnet
+    with pytest.raises(CodeError, match="not of mobilew-122222-155400"):
+        api.extract(supernet, "SEQnet@vnni-A1")

@@ -62,6 +62,21 @@ def test_a_published_subnet_has_its_macs_and_parameters() -> None:
     assert found["macs"] - fewer["macs"] == 990 * last
 
 
+def test_a_named_subnet_is_described_with_its_codes() -> None:
+    found = run_json("describe", "SEQnet@pixel4-A0")
+    assert (found["name"], found["space"], found["subnet"]) == ("SEQnet@pixel4-A0", PUBLISHED, PUBLISHED_A0)
+    assert found | {"name": None} == run_json("describe", PUBLISHED, PUBLISHED_A0) | {"name": None}
+    assert run_json("describe", "spaceevo@pixel4", "SEQnet@pixel4-A0") == found
+    text = run("describe", "SEQnet@pixel4-A0").stdout
+    assert all(part in text for part in ("SEQnet@pixel4-A0", PUBLISHED, PUBLISHED_A0, "input 160 pixels, 1000 classes"))
+
+
+def test_a_named_space_is_described_with_its_code() -> None:
+    found = run_json("describe", "spaceevo@pixel4")
+    assert found == run_json("describe", PUBLISHED) | {"name": "spaceevo@pixel4"}
+    assert f"Space spaceevo@pixel4, {PUBLISHED}: " in run("describe", "spaceevo@pixel4").stdout
+
+
 def test_a_subnet_outside_its_space_is_described_and_said_to_be() -> None:
     code = PUBLISHED_A0.replace("_r160", "_r161")
     found = run_json("describe", PUBLISHED, code)
@@ -85,6 +100,9 @@ def test_classes_default_to_those_of_the_embedded_dataset(seed_code: str) -> Non
         ((SPACE, "d1_k3"), "'d1_k3'"),
         (("tiny", "d1_k3"), "hyperspace"),
         (("missing-file.yaml",), "'missing-file.yaml'"),
+        (("SEQnet@pixel4-A9",), "SEQnet@pixel4-A4"),
+        (("SEQnet@pixel4-A1", PUBLISHED_A0), "is a subnet already"),
+        (("spaceevo@vnni", "SEQnet@pixel4-A1"), "not of onnxw-151122-023231"),
     ],
 )
 def test_a_wrong_code_is_one_sentence_on_stderr(arguments: tuple[str, ...], named: str) -> None:

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 import yaml
 from pydantic import BaseModel
+from snakemake.utils import update_config
 
 from spaceevo.config import (
     Augment,
@@ -40,8 +41,10 @@ def in_the_project(monkeypatch):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_the_committed_files_are_valid(path):
-    params = load_params(path)
+def test_the_committed_files_are_valid_over_the_default(path):
+    laid = document()
+    update_config(laid, yaml.safe_load(path.read_text()))  # as snakemake --configfile does
+    params = parse_params(laid)
     load_hyperspace(params.hyperspace)
     for device in params.devices:
         load_device(device)
@@ -108,6 +111,9 @@ def test_a_value_of_a_wrong_type_is_named(key):
     assert str(caught.value).startswith(f"params.yaml: {key}") and "\n" not in str(caught.value)
 
 
+BY_DEVICE = ("devices.", "supernet.checkpoints.")  # sections whose keys are names of devices
+
+
 def sections(values, name=""):
     yield name
     for key, value in values.items():
@@ -115,7 +121,7 @@ def sections(values, name=""):
             yield from sections(value, f"{name}{key}.")
 
 
-@pytest.mark.parametrize("section", [section for section in sections(document()) if section != "devices."])
+@pytest.mark.parametrize("section", [section for section in sections(document()) if section not in BY_DEVICE])
 def test_an_unknown_key_is_named(section):
     with pytest.raises(ParamsError) as caught:
         parse_params(changed(f"{section}learning_rte", 1))

@@ -10,6 +10,7 @@ import typer
 
 from spaceevo.cli.describe import describe
 from spaceevo.cli.doctor import doctor
+from spaceevo.cli.import_checkpoint import import_checkpoint
 
 app = typer.Typer(
     help="Design search spaces, supernets and fast INT8 networks for real devices.",
@@ -17,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (describe, doctor):
+for command in (describe, doctor, import_checkpoint):
     app.command()(command)
 
 

@@ -13,8 +13,14 @@ EMBEDDED_CLASSES, IMAGENET_CLASSES = 10, 1000
 
 
 def describe(
-    code: Annotated[str, typer.Argument(help="A space such as mobilew-122222-155400, or a hyperspace such as tiny.")],
-    subnet: Annotated[str | None, typer.Argument(help="A subnet of the space: d…_k…_w…_e…_r….")] = None,
+    code: Annotated[
+        str,
+        typer.Argument(
+            help="A space such as mobilew-122222-155400 or spaceevo@vnni, a hyperspace such as tiny, "
+            "or the name of a subnet such as SEQnet@pixel4-A1."
+        ),
+    ],
+    subnet: Annotated[str | None, typer.Argument(help="A subnet of the space: d…_k…_w…_e…_r…, or its name.")] = None,
     classes: Annotated[
         int | None, typer.Option(min=1, help="Classes of the network: 10 for tiny, else 1000, where not given.")
     ] = None,
@@ -27,9 +33,11 @@ def describe(
 
 def _describe(code: str, subnet: str | None, classes: int | None, as_json: bool) -> None:
     from spaceevo.report.describe import describe
+    from spaceevo.space import is_name, parse_space
 
     if classes is None:
-        classes = EMBEDDED_CLASSES if code.startswith("tiny-") else IMAGENET_CLASSES
+        space = parse_space(code).code if is_name(code) else code
+        classes = EMBEDDED_CLASSES if space.startswith("tiny-") else IMAGENET_CLASSES
     found = describe(code, subnet, classes)
     show = _show_subnet if "subnet" in found else _show_space if "space" in found else _show_hyperspace
     print_found(found, show, as_json)
@@ -57,7 +65,8 @@ def _show_hyperspace(found: dict[str, Any]) -> None:
 
 
 def _show_space(found: dict[str, Any]) -> None:
-    print(f"Space {found['space']}: {found['subnets']:,} subnets, input {listed(found['resolutions'])} pixels\n")
+    name = f"{found['name']}, " if "name" in found else ""
+    print(f"Space {name}{found['space']}: {found['subnets']:,} subnets, input {listed(found['resolutions'])} pixels\n")
     rows = [
         (
             stage["stage"],
@@ -72,6 +81,8 @@ def _show_space(found: dict[str, Any]) -> None:
 
 
 def _show_subnet(found: dict[str, Any]) -> None:
+    if "name" in found:
+        print(found["name"])
     print(f"Subnet {found['subnet']}")
     print(f"in {found['space']}: {'yes' if found['contained'] else 'no. ' + found['outside']}")
     print(

@@ -18,6 +18,9 @@ from spaceevo.data.stratify import stratified_parts
 from spaceevo.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+_NO_IMAGES = (
+    f"No images in the class folders of {{}}: they must be readable files ending in {', '.join(sorted(SUFFIXES))}."
+)
 DRAFT_SIDE = 64  # pixels; the least size at which JPEG pictures are decoded to see whether they are whole
 
 # Of ImageNet, as published with torchvision's models.
@@ -92,6 +95,24 @@ def scan_image_folder(
     return ImageFolder(classes, {name: listings[name] for name in ("train", "val", "test")}, unreadable)
 
 
+def list_image_folder(root: Path | str) -> tuple[tuple[str, ...], Listing]:
+    """Classes and pictures of a folder of class folders, of its `train` where it has one; no picture is opened.
+
+    Raises:
+        DataError: there is no such folder, one class only, or no picture.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}: name a folder of class folders.")
+    folder = root / "train" if (root / "train").is_dir() else root
+    classes = _class_names(folder)
+    found = [(path, label) for label, name in enumerate(classes) for path in _pictures(folder / name)]
+    if not found:
+        raise DataError(_NO_IMAGES.format(folder))
+    paths = tuple(path.relative_to(root).as_posix() for path, _ in found)
+    return classes, Listing(paths, np.array([label for _, label in found], dtype=np.int64))
+
+
 def _class_names(folder: Path) -> tuple[str, ...]:
     """The class folders in `folder`, sorted; hidden folders are no classes."""
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -127,8 +148,7 @@ def _list_pictures(root: Path, folder: Path, classes: tuple[str, ...], skip_unre
         if len(paths) == found:
             empty.append(name)
     if not paths:
-        endings = ", ".join(sorted(SUFFIXES))
-        raise DataError(f"No images in the class folders of {folder}: they must be readable files ending in {endings}.")
+        raise DataError(_NO_IMAGES.format(folder))
     if empty:
         raise DataError(f"No images of class {empty[0]} in {folder}: add some, or remove the class everywhere.")
     return Listing(tuple(paths), np.array(labels, dtype=np.int64)), unreadable

@@ -141,3 +141,15 @@ def table_predictor(device: Device) -> Predictor:
             f"The device {device.name} has no shipped predictor: run snakemake, which profiles it and fits one."
         )
     return read_predictor(device.predictor)
+
+
+def device_predictor(device: str | Path) -> Predictor:
+    """The predictor of a device with a table, by its name or the path of its YAML; or a latency_predictor.json.
+
+    Raises:
+        DeviceError: there is no such device, or it is to be measured and its predictor is an artifact of its own.
+        ArtifactError: the file is no predictor.
+    """
+    if Path(device).suffix == ".json":
+        return read_predictor(device)
+    return table_predictor(load_device(device))

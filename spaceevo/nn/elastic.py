@@ -6,7 +6,7 @@ the centre crop of the larger, fewer channels are the first ones; BatchNorm and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TypeVar, cast
@@ -173,17 +173,12 @@ class ElasticStage(nn.Module):
         return stage.train(self.training)
 
 
-def _largest_layers(
-    block_type: BlockType, in_widths: Sequence[int], widths: Sequence[int], stride: int
-) -> tuple[dict[str, Conv | Linear], dict[str, int], dict[str, GridKind]]:
-    """Largest shape of each layer, channels of each norm, and grid kind of each tensor, over all choices.
+def corner_plans(block_type: BlockType, in_widths: Sequence[int], widths: Sequence[int], stride: int) -> Iterator[Plan]:
+    """Plans of a block that together have every layer and tensor of any choice, and each layer in its largest shape.
 
     Shapes are monotone in every choice, so the corners of the choices give the largest; which layers and tensors
     exist depends on the kernel size (chains) and on whether widths agree (shortcuts), so those are gone through.
     """
-    layers: dict[str, Conv | Linear] = {}
-    norms: dict[str, int] = {}
-    kinds: dict[str, GridKind] = {}
     corners = product(
         {min(in_widths), max(in_widths), *(set(in_widths) & set(widths))},
         {min(widths), max(widths), *(set(in_widths) & set(widths))},
@@ -192,7 +187,17 @@ def _largest_layers(
     )
     for in_channels, width, kernel, expand in sorted(corners):
         choice = BlockChoice(kernel, width, expand)
-        plan = block_plan(block_type.block, block_type.activation, in_channels, choice, stride)
+        yield block_plan(block_type.block, block_type.activation, in_channels, choice, stride)
+
+
+def _largest_layers(
+    block_type: BlockType, in_widths: Sequence[int], widths: Sequence[int], stride: int
+) -> tuple[dict[str, Conv | Linear], dict[str, int], dict[str, GridKind]]:
+    """Largest shape of each layer, channels of each norm, and grid kind of each tensor, over all choices."""
+    layers: dict[str, Conv | Linear] = {}
+    norms: dict[str, int] = {}
+    kinds: dict[str, GridKind] = {}
+    for plan in corner_plans(block_type, in_widths, widths, stride):
         kinds |= grid_kinds(plan)
         for op in plan.ops:
             if isinstance(op, Conv | Linear):

@@ -84,9 +84,23 @@ def load_teacher(path: Path | str) -> tuple[Teacher, ImageSpec]:
     return teacher.eval(), spec
 
 
-def write_supernet(path: Path | str, supernet: Supernet, spec: ImageSpec, record: Record) -> None:
-    """Write a supernet."""
-    write_module(path, SUPERNET_KIND, supernet, {"space": supernet.space.code}, spec, record)
+def write_supernet(
+    path: Path | str,
+    supernet: Supernet,
+    spec: ImageSpec,
+    record: Record,
+    origin: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a supernet; `origin` (JSON-serialisable) says where an imported one comes from."""
+    content = {"space": supernet.space.code} | ({} if origin is None else {"origin": dict(origin)})
+    write_module(path, SUPERNET_KIND, supernet, content, spec, record)
+
+
+def read_origin(path: Path | str) -> dict[str, Any] | None:
+    """Where an imported supernet comes from, as given to `write_supernet`; None of a trained one."""
+    _, content = read_tensors(path, SUPERNET_KIND)
+    origin: dict[str, Any] | None = content.get("origin")
+    return origin
 
 
 def load_supernet(path: Path | str) -> tuple[Supernet, ImageSpec]:

@@ -32,6 +32,14 @@ class Observer:
             self.samples.setdefault(quantizer, []).append(flat[index.to(flat.device)])
         return x
 
+    def best_range(self, quantizer: ActivationQuantizer) -> tuple[float, float]:
+        """The range of least error for what an observed quantizer saw."""
+        return best_range(torch.cat(self.samples[quantizer]), *self.extremes[quantizer])
+
+    def error(self, quantizer: ActivationQuantizer, low: float, high: float) -> float:
+        """Mean squared error that the grid on [low, high] makes of what an observed quantizer saw."""
+        return _error(torch.cat(self.samples[quantizer]), low, high)
+
 
 @torch.no_grad()
 def calibrate(module: nn.Module, runs: Iterable[Callable[[Precision], object]], generator: torch.Generator) -> None:
@@ -49,9 +57,8 @@ def calibrate(module: nn.Module, runs: Iterable[Callable[[Precision], object]], 
     observer = Observer(generator)
     for run in runs:
         run(observer)
-    for activation, samples in observer.samples.items():
-        low, high = best_range(torch.cat(samples), *observer.extremes[activation])
-        activation.set_range(low, high)
+    for activation in observer.samples:
+        activation.set_range(*observer.best_range(activation))
 
 
 def best_range(samples: Tensor, low: float, high: float) -> tuple[float, float]:

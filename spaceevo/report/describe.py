@@ -14,6 +14,8 @@ from spaceevo.space import (
     Stage,
     Subnet,
     count_spaces,
+    is_name,
+    known_names,
     load_hyperspace,
     parse_space,
     parse_subnet,
@@ -28,18 +30,31 @@ def describe(
     """A hyperspace, a space, or a subnet of a space, each as it is or by its name or code; see the functions below.
 
     Args:
+        what: the name of a subnet, such as SEQnet@pixel4-A1, stands for its space and itself.
         num_classes: of the network, for the cost of a subnet.
 
+    Returns:
+        As the functions below; where a space or subnet is given by a name, `name` is that.
+
     Raises:
-        CodeError: a code does not parse, or a subnet is given without its space.
+        CodeError: a code does not parse, there is no such name, or a subnet is given without its space.
         ParamsError: there is no hyperspace of this name.
     """
+    if isinstance(what, str) and is_name(what):
+        space = parse_space(what)
+        if known_names()[what.strip()].subnet is None:
+            return {"name": what} | describe(space, subnet, num_classes)
+        if subnet is not None:
+            raise CodeError(f"{what} is a subnet already: leave out {subnet}.")
+        return describe(space, what, num_classes)
     if isinstance(what, str):
-        named = "-" not in what or what.endswith((".yaml", ".yml"))  # a space code has two hyphens
-        what = load_hyperspace(what) if named else parse_space(what)
+        is_hyperspace = "-" not in what or what.endswith((".yaml", ".yml"))  # a space code has two hyphens
+        what = load_hyperspace(what) if is_hyperspace else parse_space(what)
     if isinstance(what, Space):
         if subnet is None:
             return describe_space(what)
+        if isinstance(subnet, str) and is_name(subnet):
+            return {"name": subnet} | describe_subnet(what, what.subnet(subnet), num_classes)
         parsed = parse_subnet(what.hyperspace, subnet) if isinstance(subnet, str) else subnet
         return describe_subnet(what, parsed, num_classes)
     if subnet is not None:

@@ -125,8 +125,9 @@ def _mark_seqnets(axes: Axes, device: DeviceResults, colour: str) -> None:
 
 
 def draw_evolution(device: DeviceResults, colour: str) -> Figure:
-    """Q-T score of every evaluated space, and the best so far."""
+    """Q-T score of every evaluated space, and the best so far, of a device whose space was evolved."""
     history = device.history
+    assert history is not None
     with _drawing(7.0, 3.6) as figure:
         axes = figure.subplots()
         number = history["evaluation"] + 1

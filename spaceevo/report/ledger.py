@@ -19,6 +19,7 @@ STEPS = {
     "latency profile": r"(?P<device>[^/]+)/latency_profile\.parquet",
     "latency predictor": r"(?P<device>[^/]+)/latency_predictor\.json",
     "space evolution": r"(?P<device>[^/]+)/space(\.json|_history\.parquet)",
+    "checkpoint import": r"(?!)",  # a space and a supernet, of which the header tells that a checkpoint is imported
     "supernet, FP32 phase": r"(?P<device>[^/]+)/supernet_fp32\.safetensors",
     "supernet, INT8 phase": r"(?P<device>[^/]+)/supernet\.safetensors",
     "subnet search": r"(?P<device>[^/]+)/(seqnets\.json|subnets\.parquet)",
@@ -68,7 +69,8 @@ def read_costs(results: Path, artifacts: Iterable[Path]) -> list[Cost]:
         path = artifact.relative_to(results).as_posix() if artifact.is_relative_to(results) else artifact.as_posix()
         step, match = next((step, m) for step, form in STEPS.items() if (m := re.fullmatch(form, path)))
         groups = match.groupdict()
-        cost = read_header(artifact)["cost"]
+        header = read_header(artifact)
+        step, cost = "checkpoint import" if "checkpoint" in header["params"] else step, header["cost"]
         job = groups.get("job") or (path if step == "other" else "")
         costs.append(Cost(path, step, groups.get("device") or "", job, cost["wall_s"], cost["cpu_s"]))
     order = {step: i for i, step in enumerate(STEPS)}

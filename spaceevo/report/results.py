@@ -29,7 +29,8 @@ class DeviceResults:
 
     Attributes:
         evolution: the content of space.json.
-        history: every evaluated space, in order; columns as `spaceevo.search.evolve.evolve_space` returns them.
+        history: every evaluated space, in order; columns as `spaceevo.search.evolve.evolve_space` returns them. None
+            where the space is that of an imported supernet.
         subnets: every evaluated subnet; columns as `spaceevo.search.subnets.search_subnets` returns them.
         cards: the SEQnets' cards, by name: A0 to A4.
         profile: what was measured on the device; None where it is not at hand.
@@ -38,7 +39,7 @@ class DeviceResults:
     name: str
     description: str
     evolution: dict[str, Any]
-    history: pd.DataFrame
+    history: pd.DataFrame | None
     subnets: pd.DataFrame
     cards: dict[str, dict[str, Any]]
     predictor: Predictor
@@ -46,7 +47,7 @@ class DeviceResults:
 
     @cached_property
     def space(self) -> Space:
-        """The evolved space."""
+        """The evolved or imported space."""
         return parse_space(self.evolution["space"])
 
     @cached_property
@@ -71,11 +72,13 @@ def read_device(results: Path, name: str) -> DeviceResults:
         DeviceError: there is no such device.
     """
     device, folder = load_device(name), results / name
+    space = read_json(folder / "space.json", "space")
+    evolved = "checkpoint" not in space
     return DeviceResults(
         name=name,
         description=device.description,
-        evolution=read_json(folder / "space.json", "space"),
-        history=read_table(folder / "space_history.parquet", "space_history"),
+        evolution=space,
+        history=read_table(folder / "space_history.parquet", "space_history") if evolved else None,
         subnets=read_table(folder / "subnets.parquet", "subnets"),
         cards={k: read_json(folder / f"seqnet_{k}.json", "card") for k in SEQNETS},
         predictor=read_predictor(folder / "latency_predictor.json"),

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from spaceevo.artifacts import read_table, write_bytes
 from spaceevo.config import ReportParams
 from spaceevo.report.describe import describe_space
@@ -38,7 +40,7 @@ def write_report(
     Args:
         artifacts: all that the cost ledger lists.
         device_names: in the order of the report.
-        results: the folder that holds a folder per device, and `blocks/lut.parquet`.
+        results: the folder that holds a folder per device and, where a space was evolved, `blocks/lut.parquet`.
 
     Raises:
         ArtifactError: an artifact is missing or damaged.
@@ -49,17 +51,26 @@ def write_report(
 
 
 def write_figures(devices: Sequence[DeviceResults], lut: Path, params: ReportParams, folder: Path) -> None:
-    """Write every figure of the report, as PNG and SVG: front and evolution, latency where measured, and losses."""
+    """Write every figure of the report, as PNG and SVG.
+
+    Fronts of all devices, evolutions and losses where spaces were evolved, latencies where they were measured.
+    """
     colours = device_colours([device.name for device in devices], params.colour)
     for device in devices:
         colour = colours[device.name]
         save(draw_front(device, colour), folder / f"front_{device.name}", params.dpi)
-        save(draw_evolution(device, colour), folder / f"evolution_{device.name}", params.dpi)
+        if device.history is not None:
+            save(draw_evolution(device, colour), folder / f"evolution_{device.name}", params.dpi)
         if device.profile is not None:
             save(draw_latency(device, colour), folder / f"latency_{device.name}", params.dpi)
-    table = read_table(lut, LUT_KIND)
-    losses = draw_losses(table, devices[0].space.hyperspace, devices, colours)
-    save(losses, folder / "losses", params.dpi)
+    if any_evolved(devices):
+        losses = draw_losses(read_table(lut, LUT_KIND), devices[0].space.hyperspace, devices, colours)
+        save(losses, folder / "losses", params.dpi)
+
+
+def any_evolved(devices: Sequence[DeviceResults]) -> bool:
+    """Whether a space was evolved, and so blocks distilled, for any device."""
+    return any(device.history is not None for device in devices)
 
 
 def summarise(devices: Sequence[DeviceResults], costs: Sequence[Cost]) -> str:
@@ -68,7 +79,9 @@ def summarise(devices: Sequence[DeviceResults], costs: Sequence[Cost]) -> str:
     for device in devices:
         parts += [f"## {device.name}\n", f"{device.description}.\n" if device.description else ""]
         parts += [_seqnets(device), _space(device), _predictor(device)]
-    parts += ["## Losses of the blocks\n", _figure("losses", "INT8 loss by stage and block type"), _ledger(costs)]
+    if any_evolved(devices):
+        parts += ["## Losses of the blocks\n", _figure("losses", "INT8 loss by stage and block type")]
+    parts.append(_ledger(costs))
     return "\n".join(part for part in parts if part)
 
 
@@ -76,6 +89,9 @@ def _seqnets(device: DeviceResults) -> str:
     rows = [_card_row(name, card) for name, card in device.cards.items()]
     images = next(iter(device.cards.values()))["test_images"]
     notes = f"Accuracy on the {images:,} test images, read once. Agreement: same top class as the trained network."
+    stated = [card["latency"]["predicted_error"] for card in device.cards.values() if "predicted_error" in card["latency"]]
+    if stated:
+        notes += f" 95 % of predictions are to hold within their error, here ±{100 * max(stated):.1f} % or less."
     if any(card["latency"]["predicted_beyond_fitted_range"] for card in device.cards.values()):
         notes += f" {BEYOND} Extrapolated: some layer is of a size that the predictor was not fitted on."
     codes = "\n".join(f"- {name}: `{card['subnet']}`" for name, card in device.cards.items())
@@ -102,11 +118,7 @@ def _card_row(name: str, card: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _space(device: DeviceResults) -> str:
-    found, evolved = describe_space(device.space), device.evolution
-    budgets = [
-        f"{share:.0%} of its subnets within {_ms(budget)} ms"
-        for budget, share in zip(evolved["budgets_ms"], evolved["shares"], strict=True)
-    ]
+    found = describe_space(device.space)
     rows = [
         (
             stage["stage"],
@@ -120,13 +132,30 @@ def _space(device: DeviceResults) -> str:
         for stage in found["stages"]
     ]
     table = _table(("stage", "block type", "widths", "depths", "kernels", "expand", "activation"), rows)
-    figure = _figure(f"evolution_{device.name}", f"Evolution of the space for {device.name}")
-    origin = f"Q-T score {evolved['score']:.3f}, the best of {len(device.history):,} spaces"
-    resolutions = _listed(found["resolutions"])
-    return (
-        f"### Space\n\n`{found['space']}`: {origin}. It holds {found['subnets']:,} subnets at {resolutions} pixels, "
-        f"{_listed(budgets)}. Block types that were searched are bold.\n\n{table}\n{figure}"
-    )
+    held = f"It holds {found['subnets']:,} subnets at {_listed(found['resolutions'])} pixels"
+    origin = _imported(device, held) if device.history is None else _evolved(device, device.history, held)
+    parts = [f"### Space\n\n`{found['space']}`: {origin} Block types that were searched are bold.\n", table]
+    if device.history is not None:
+        parts.append(_figure(f"evolution_{device.name}", f"Evolution of the space for {device.name}"))
+    return "\n".join(parts)
+
+
+def _evolved(device: DeviceResults, history: pd.DataFrame, held: str) -> str:
+    evolved = device.evolution
+    budgets = [
+        f"{share:.0%} of its subnets within {_ms(budget)} ms"
+        for budget, share in zip(evolved["budgets_ms"], evolved["shares"], strict=True)
+    ]
+    return f"Q-T score {evolved['score']:.3f}, the best of {len(history):,} spaces. {held}, {_listed(budgets)}."
+
+
+def _imported(device: DeviceResults, held: str) -> str:
+    """Of a space that came with a published supernet: its file, and where its 8-bit grids come from."""
+    grids = [
+        f"of its {kind} {_listed(f'{count:,} {origin}' for origin, count in counts.items())}"
+        for kind, counts in device.evolution["grids"].items()
+    ]
+    return f"imported from `{device.evolution['checkpoint']}`, 8-bit grids {'; '.join(grids)}. {held}."
 
 
 def _predictor(device: DeviceResults) -> str:

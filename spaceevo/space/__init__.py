@@ -1,6 +1,7 @@
 """Hyperspaces, spaces, subnets and their codes; sampling, mutation and crossover. Imports nothing heavy."""
 
 from spaceevo.space.hyperspace import BlockType, Hyperspace, Stage, load_hyperspace, parse_hyperspace
+from spaceevo.space.names import is_name, known_names
 from spaceevo.space.sampling import (
     cross_subnets,
     mutate_space,
@@ -9,7 +10,7 @@ from spaceevo.space.sampling import (
     sample_stage,
     sample_subnet,
 )
-from spaceevo.space.space import Space, StageOptions, count_spaces, enumerate_spaces, parse_space
+from spaceevo.space.space import Space, StageOptions, count_spaces, enumerate_spaces, parse_network, parse_space
 from spaceevo.space.subnet import BlockChoice, StageChoice, Subnet, format_stage, parse_stage, parse_subnet
 
 __all__ = [
@@ -25,10 +26,13 @@ __all__ = [
     "cross_subnets",
     "enumerate_spaces",
     "format_stage",
+    "is_name",
+    "known_names",
     "load_hyperspace",
     "mutate_space",
     "mutate_subnet",
     "parse_hyperspace",
+    "parse_network",
     "parse_space",
     "parse_stage",
     "parse_subnet",

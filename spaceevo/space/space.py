@@ -11,6 +11,7 @@ from functools import cached_property
 
 from spaceevo.errors import CodeError, ParamsError
 from spaceevo.space.hyperspace import BlockType, Hyperspace, Stage, load_hyperspace
+from spaceevo.space.names import find_name, is_name
 from spaceevo.space.subnet import BlockChoice, StageChoice, Subnet, format_expand, parse_subnet
 
 
@@ -98,7 +99,12 @@ class Space:
         return Subnet(self.hyperspace.resolutions[-1], tuple(options.extreme(-1) for options in self.options))
 
     def subnet(self, code: str) -> Subnet:
-        """The subnet of a code, checked to lie in this space; else a `CodeError`."""
+        """The subnet of a code or name, checked to lie in this space; else a `CodeError`."""
+        if is_name(code):
+            space, subnet = parse_network(code)
+            if space != self:
+                raise CodeError(f"{code} is a subnet of {space.code}, not of {self.code}.")
+            return subnet
         subnet = parse_subnet(self.hyperspace, code)
         self.check(subnet)
         return subnet
@@ -151,11 +157,17 @@ class Space:
 
 
 def parse_space(code: str) -> Space:
-    """The space of a code such as `mobilew-122222-155400`.
+    """The space of a code such as `mobilew-122222-155400` or of a name such as `spaceevo@pixel4`.
+
+    The name of a subnet gives the space it is of.
 
     Raises:
-        CodeError: the form is wrong, the hyperspace unknown, or a digit out of range.
+        CodeError: the form is wrong, the hyperspace or name unknown, or a digit out of range.
     """
+    if is_name(code):
+        named = find_name(code)
+        with named.blamed():
+            return parse_space(named.space)
     match = re.fullmatch(r"(?P<hyperspace>[^-\s]+)-(?P<types>\d+)-(?P<windows>\d+)", code.strip())
     if match is None:
         raise CodeError(f"The space code {code!r} is not of the form <hyperspace>-<block types>-<windows>.")
@@ -183,6 +195,19 @@ def parse_space(code: str) -> Space:
                 f"Window {window} of {stage.name} in {code!r} does not exist: it has 0 to {stage.windows - 1}."
             )
     return Space(hyperspace, types, windows)
+
+
+def parse_network(name: str) -> tuple[Space, Subnet]:
+    """The space and the subnet that a name such as `SEQnet@pixel4-A1` stands for.
+
+    Raises:
+        CodeError: there is no such name, it is that of a space, or its file gives it a wrong code.
+    """
+    named, space = find_name(name), parse_space(name)
+    if named.subnet is None:
+        raise CodeError(f"{named.name} is the name of a space: name a subnet.")
+    with named.blamed():
+        return space, space.subnet(named.subnet)
 
 
 def count_spaces(hyperspace: Hyperspace) -> int:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from spaceevo.errors import CodeError
 from spaceevo.space.hyperspace import Hyperspace
+from spaceevo.space.names import find_name, is_name
 
 
 class BlockChoice(NamedTuple):
@@ -72,11 +73,20 @@ _CODE = re.compile(r"d(?P<d>[^_]*)_k(?P<k>[^_]*)_w(?P<w>[^_]*)_e(?P<e>[^_]*)_r(?
 
 
 def parse_subnet(hyperspace: Hyperspace, code: str) -> Subnet:
-    """The subnet of a code; only its form is checked here, its choices by `Space.check`.
+    """The subnet of a code or name; only its form is checked here, its choices by `Space.check`.
 
     Raises:
-        CodeError: a part is missing, is not a number, or the lists have the wrong lengths.
+        CodeError: a part is missing, is not a number, or the lists have the wrong lengths; or there is no such name,
+            or it is that of a space or of a subnet of another hyperspace.
     """
+    if is_name(code):
+        named = find_name(code)
+        if named.subnet is None:
+            raise CodeError(f"{named.name} is the name of a space: name a subnet.")
+        if named.space.partition("-")[0] != hyperspace.name:
+            raise CodeError(f"{named.name} is a subnet of {named.space}, not of a space of {hyperspace.name}.")
+        with named.blamed():
+            return parse_subnet(hyperspace, named.subnet)
     match = _CODE.fullmatch(code.strip())
     if match is None:
         raise CodeError(

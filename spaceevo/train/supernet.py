@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +13,11 @@ from torch import Tensor
 from spaceevo.artifacts import Record
 from spaceevo.config import Recipe, Sandwich
 from spaceevo.data.loader import batches, steps_per_epoch
+from spaceevo.data.splits import Split
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
-from spaceevo.space import sample_subnet
+from spaceevo.space import Subnet, sample_subnet
 from spaceevo.train.loop import Objective, Task, subnet_rng, train
 from spaceevo.train.losses import alpha_divergence
 
@@ -46,18 +48,32 @@ def train_int8(
 @torch.no_grad()
 def calibrate_supernet(supernet: Supernet, task: Task, batch_size: int, calibration_batches: int) -> None:
     """Initial grids from `calibration_batches` batches, each seen by the largest, the smallest and a random subnet."""
+    runs = calibration_runs(supernet, task.split, task.resolution, batch_size, calibration_batches, task.seed)
+    calibrate(supernet, runs, torch.Generator().manual_seed(task.seed))
+
+
+def calibration_runs(
+    supernet: Supernet,
+    split: Split,
+    resolution: int,
+    batch_size: int,
+    calibration_batches: int,
+    seed: int,
+    more: Sequence[Subnet] = (),
+) -> list[Callable[[Precision], object]]:
+    """Runs of the largest, the smallest and a random subnet on each of a few batches, and of `more` on the first one.
+
+    Puts `supernet` in train mode.
+    """
     space = supernet.space
-    rng = subnet_rng(task.seed, 0)
-    generator = torch.Generator().manual_seed(task.seed)
-    stream = batches(
-        task.split, batch_size=batch_size, resolution=task.resolution, seed=task.seed, epoch=0, shuffle=True
-    )
+    rng = subnet_rng(seed, 0)
+    stream = batches(split, batch_size=batch_size, resolution=resolution, seed=seed, epoch=0, shuffle=True)
     supernet.train()
-    runs = []
-    for (x, _), _ in zip(stream, range(calibration_batches), strict=False):
-        for subnet in (space.largest, space.smallest, sample_subnet(space, rng)):
-            runs.append(lambda precision, x=x, subnet=subnet: supernet(x, subnet, precision))
-    calibrate(supernet, runs, generator)
+    runs: list[Callable[[Precision], object]] = []
+    for number, (x, _) in zip(range(calibration_batches), stream, strict=False):
+        for subnet in (space.largest, space.smallest, sample_subnet(space, rng), *(more if number == 0 else ())):
+            runs.append(partial(supernet, x, subnet))
+    return runs
 
 
 def _objective(supernet: Supernet, sandwich: Sandwich, task: Task, precision: Precision, steps_alone: int) -> Objective:

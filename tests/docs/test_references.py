@@ -52,7 +52,7 @@ def test_results_are_made_by_the_workflow(page: Path) -> None:
 
 
 def test_the_table_of_artifacts_names_rules() -> None:
-    declared = set(re.findall(r"^rule (\w+):", rules(), re.MULTILINE))
+    declared = set(re.findall(r"^ *rule (\w+):", rules(), re.MULTILINE))
     lines = (ROOT / "docs" / "architecture.md").read_text().splitlines()
     last_cells = [line.split("|")[-2] for line in lines if line.startswith("| `results/")]
     assert {name for cell in last_cells for name in re.findall(r"\w+", cell)} == declared
@@ -61,7 +61,7 @@ def test_the_table_of_artifacts_names_rules() -> None:
 @each_page
 def test_commands_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    commands = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     lines = [line for block in blocks(str(page.relative_to(ROOT)), "sh") for line in block.splitlines()]
     lines += re.findall(r"`((?:make|spaceevo|python|snakemake|dvc) [^`\n]+)`", prose(page))
     for line in lines:

@@ -1,7 +1,7 @@
 """The published networks: their MACs, parameters and convolutions exactly, and their logits in FP32.
 
 Every parameter of a published checkpoint is given the deterministic value with which the published logits were
-computed, and loaded here under its published name.
+computed, and the checkpoint is imported as any other.
 """
 
 import importlib.util
@@ -11,18 +11,15 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from made import GRID, REFERENCE, reference
+from made import REFERENCE, reference
 
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import layers, plan_cost
-from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.quantizers import fp32
-from spaceevo.space import parse_space
+from spaceevo.space import parse_network, parse_space
+from spaceevo.train.published import image_spec, import_fp32, open_checkpoint
 
 CLASSES = 1000
-SE_LAYERS = {"se_reduce": "se.fc.reduce", "se_expand": "se.fc.expand"}
-QUANTIZER_LEAVES = ("sw", "sa", "beta", "num_batches_tracked")
-SLOW = ("SEQnet@pixel4-A1", "SEQnet@pixel4-A2", "SEQnet@vnni-A1", "SEQnet@vnni-A2")  # they add no block type
 
 
 @cache
@@ -41,38 +38,24 @@ def fill(name, shape):
     return torch.from_numpy(np.asarray(module.fill(name, tuple(shape))))
 
 
-def published_name(ours: str) -> str:
-    """The name of a supernet's parameter in published checkpoints."""
-    _, stage, _, block, kind, layer, leaf = ours.split(".")
-    published = {"shortcut": "downsample", **SE_LAYERS}.get(layer, layer)
-    if kind == "norms":
-        published += ".norm"
-    elif layer[:-1] == "depth_conv_":  # a chain
-        published = f"depth_conv.dwconv.dwconv{layer[-1]}"
-    elif layer.startswith("depth_conv"):
-        published += ".dwconv"
-    elif layer not in (*SE_LAYERS, "linear"):
-        published += ".conv"
-    return f"stages.{stage}.blocks.{block}.{published}.{leaf}"
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """Supernets made by the importer of checkpoints of deterministic values, one at a time: they are large."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    kept = {}
 
+    def supernet(code):
+        if code not in kept:
+            kept.clear()
+            shapes = json.loads(reference("parameter_names.json").read_text())[code]
+            path = folder / "checkpoint.pth"
+            torch.save({"state_dict": {f"module.{name}": fill(name, shape) for name, shape in shapes.items()}}, path)
+            checkpoint = open_checkpoint(path, parse_space(code))
+            assert checkpoint.num_classes == CLASSES
+            kept[code] = import_fp32(checkpoint, image_spec(checkpoint, None))
+        return kept[code]
 
-@torch.no_grad()
-def load_published(supernet: Supernet, shapes: dict[str, list[int]]) -> set[str]:
-    """Fill a supernet; returns the published names that were used.
-
-    Published supernets keep more arriving channels than a space's windows can send: the first ones are taken.
-    """
-    used = set()
-    state = supernet.state_dict()
-    for ours, tensor in state.items():
-        if "quantizer" in ours:
-            continue
-        name = published_name(ours)
-        assert all(mine <= theirs for mine, theirs in zip(tensor.shape, shapes[name], strict=True)), ours
-        tensor.copy_(fill(name, shapes[name])[tuple(slice(0, size) for size in tensor.shape)])
-        used.add(name)
-    supernet.load_state_dict(state)
-    return used
+    return supernet
 
 
 @pytest.mark.parametrize("name", cases())
@@ -91,22 +74,27 @@ def test_costs_and_convolutions(name):
         assert [list(layer) for layer in layers(plan, subnet.resolution)] == case["convs"]
 
 
-def test_most_networks_come_with_their_costs():
+def test_every_network_comes_with_its_costs():
     reference("conformance.json")
-    assert sum({"macs", "params", "convs"} <= case.keys() for case in cases().values()) >= 6
+    assert len(cases()) == 14
+    assert all({"macs", "params", "logits16", "argmax", "norm"} <= case.keys() for case in cases().values())
+    assert {name for name, case in cases().items() if "convs" in case} == {n for n in cases() if "@" in n}
 
 
-@pytest.mark.parametrize("name", [name for name in cases() if name not in SLOW])
-def test_logits(name):
+@pytest.mark.parametrize("name", [name for name in cases() if "@" in name])
+def test_a_name_stands_for_its_codes(name):
+    space, subnet = parse_network(name)
+    assert (space.code, subnet.code) == (cases()[name]["space"], cases()[name]["subnet"])
+
+
+@pytest.mark.parametrize("name", sorted(cases(), key=lambda name: cases()[name].get("space", "")))
+def test_logits(name, imported):
+    reference("conformance.json")
     case = cases()[name]
-    shapes = json.loads(reference("parameter_names.json").read_text())[case["space"]]
     space = parse_space(case["space"])
     subnet = space.subnet(case["subnet"])
-    supernet = Supernet(space, CLASSES, GRID).eval()
-    used = load_published(supernet, shapes)
-    needed = {parameter for parameter in shapes if parameter.rsplit(".", 1)[1] not in QUANTIZER_LEAVES}
-    # The published supernets hold an expanding convolution in stage0, which an expand ratio of 1 never uses.
-    assert all(parameter.startswith("stages.stage0.") and "point_conv1" in parameter for parameter in needed - used)
+    supernet = imported(case["space"])
+    assert subnet.code == case["subnet"] and supernet.space == space
     x = fill("input", (2, 3, subnet.resolution, subnet.resolution))
     with torch.no_grad():
         logits = supernet(x, subnet)

@@ -1,5 +1,6 @@
 """The report of a made-up run: every file is there, the same each time, and says what the artifacts say."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from made_up_run import SPACES, Run
 from matplotlib.image import imread
 
-from spaceevo.artifacts import read_json, read_table
+from spaceevo.artifacts import Record, read_json, read_table, write_json
 from spaceevo.config import ReportParams
 from spaceevo.errors import ArtifactError
 from spaceevo.report.figures import device_colours, draw_front, draw_latency, draw_losses
@@ -161,3 +162,36 @@ def test_the_loss_figure_marks_what_each_space_took(finished_run: Run) -> None:
         assert axes.get_title(loc="left") == stage.name
         marks = {(text.get_color(), text.xy[1]) for text in axes.texts}
         assert marks == {(colours[d.name], d.space.block_types[number]) for d in devices}
+
+
+def test_a_run_of_imported_supernets_has_neither_losses_nor_evolutions(finished_run: Run, tmp_path: Path) -> None:
+    """Of one device that imports a checkpoint, in a folder without blocks."""
+    results = tmp_path / "results"
+    shutil.copytree(finished_run.results / "pixel4", results / "pixel4")
+    (results / "pixel4" / "space_history.parquet").unlink()
+    grids = {"weights": {"converted": 40}, "activations": {"converted": 30, "calibrated": 33}}
+    space = {"space": SPACES["pixel4"], "checkpoint": "checkpoints/lsq.pth", "subnets": 5, "grids": grids}
+    imported = Record({"checkpoint": "checkpoints/lsq.pth"})
+    write_json(results / "pixel4" / "space.json", "space", space, imported)
+    artifacts = sorted(path for path in results.rglob("*") if path.is_file())
+    write_report(artifacts, ["pixel4"], results, PARAMS, tmp_path / "report" / "summary.md")
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "summary.md",
+        "front_pixel4.png",
+        "front_pixel4.svg",
+    }
+    text = (tmp_path / "report" / "summary.md").read_text()
+    assert "imported from `checkpoints/lsq.pth`" in text
+    assert "weights 40 converted; of its activations 30 converted, 33 calibrated" in text
+    assert "| checkpoint import | pixel4 | 1 |" in text
+    assert "Q-T score" not in text and "losses" not in text and "evolution" not in text
+
+
+def test_an_imported_supernet_beside_an_evolved_one(finished_run: Run, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(finished_run.results, results)
+    space = {"space": "tiny-4664-1222", "checkpoint": "lsq.pth", "subnets": 5, "grids": {}}
+    write_json(results / "pixel4" / "space.json", "space", space, Record({"checkpoint": "lsq.pth"}))
+    write_report([], list(SPACES), results, PARAMS, tmp_path / "report" / "summary.md")
+    names = {path.stem for path in (tmp_path / "report").iterdir()} - {"summary"}
+    assert names == FIGURES - {"evolution_pixel4"}

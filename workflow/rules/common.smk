@@ -9,7 +9,7 @@ from spaceevo.config import parse_params
 from spaceevo.data.names import split_suffix
 from spaceevo.errors import SpaceEvoError
 from spaceevo.latency.devices import load_device
-from spaceevo.space import load_hyperspace
+from spaceevo.space import load_hyperspace, parse_space
 
 # Scripts run with the Python that runs Snakemake, whether or not its environment is activated.
 shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
@@ -18,8 +18,19 @@ try:
     PARAMS = parse_params(config)
     HYPERSPACE = load_hyperspace(PARAMS.hyperspace)
     DEVICES = {name: load_device(name) for name in PARAMS.devices}
+    CHECKPOINT_SPACES = {
+        name: parse_space(entry.space)
+        for name, entry in PARAMS.supernet.checkpoints.items()
+    }
 except SpaceEvoError as error:
     raise WorkflowError(str(error)) from None
+
+for name, space in CHECKPOINT_SPACES.items():
+    if space.hyperspace != HYPERSPACE:
+        raise WorkflowError(
+            f"supernet.checkpoints.{name}.space: {space.code} is of the hyperspace {space.hyperspace.name}, "
+            f"and hyperspace is {PARAMS.hyperspace}: set it to {space.hyperspace.name}."
+        )
 
 # Part of the params of every rule that reads the hyperspace or the device, so that an edit there counts as a change.
 DECLARED = sha256(repr(HYPERSPACE).encode()).hexdigest()[:12]
@@ -41,6 +52,8 @@ NAMES = [f"A{k}" for k in range(5)]
 
 MEASURED = [name for name, device in DEVICES.items() if device.measured]
 TABLES = [name for name, device in DEVICES.items() if not device.measured]
+
+EVOLVED = [name for name in DEVICES if name not in CHECKPOINT_SPACES]
 
 SUFFIX = split_suffix(PARAMS.dataset.name)
 DATA = {

@@ -1,24 +1,35 @@
 report: "../report/workflow.rst"
 
 
-# Every artifact that states a cost.
-LEDGER = [
-    *DATA.values(),
+MEASURED_LUT = [
     "results/teacher.safetensors",
     *expand(
         "results/blocks/{stage}_{type}.safetensors", stage=STAGES, type=BLOCK_TYPES
     ),
     *expand("results/blocks/{stage}.lut.parquet", stage=STAGES),
+]
+# With a published LUT nothing is distilled; where every supernet is imported, no space is evolved either.
+LUT = [
+    *([] if PARAMS.lut.published else MEASURED_LUT),
     "results/blocks/lut.parquet",
+]
+
+# Every artifact that states a cost.
+LEDGER = [
+    *DATA.values(),
+    *(LUT if EVOLVED else []),
     *expand("results/{device}/latency_profile.parquet", device=MEASURED),
+    *expand(
+        "results/{device}/{artifact}",
+        device=EVOLVED,
+        artifact=["space_history.parquet", "supernet_fp32.safetensors"],
+    ),
     *expand(
         "results/{device}/{artifact}",
         device=DEVICES,
         artifact=[
             "latency_predictor.json",
             "space.json",
-            "space_history.parquet",
-            "supernet_fp32.safetensors",
             "supernet.safetensors",
             "seqnets.json",
             "subnets.parquet",
@@ -60,7 +71,7 @@ rule report:
                 category="Evolution of the space",
                 labels={"device": device},
             )
-            for device in DEVICES
+            for device in EVOLVED
         ],
         latencies=[
             report(
@@ -71,20 +82,20 @@ rule report:
             )
             for device in MEASURED
         ],
-        losses=report(
-            "results/report/losses.svg",
-            caption="../report/losses.rst",
-            category="Losses of the blocks",
-            labels={"device": "all"},
-        ),
+        losses=[
+            report(
+                "results/report/losses.svg",
+                caption="../report/losses.rst",
+                category="Losses of the blocks",
+                labels={"device": "all"},
+            )
+            for _ in EVOLVED[:1]
+        ],
         pngs=[
-            *expand(
-                "results/report/{kind}_{device}.png",
-                kind=["front", "evolution"],
-                device=DEVICES,
-            ),
+            *expand("results/report/front_{device}.png", device=DEVICES),
+            *expand("results/report/evolution_{device}.png", device=EVOLVED),
             *expand("results/report/latency_{device}.png", device=MEASURED),
-            "results/report/losses.png",
+            *(["results/report/losses.png"] if EVOLVED else []),
         ],
     log:
         "results/logs/report.log",

@@ -8,6 +8,8 @@ rule evolve_space:
         history="results/{device}/space_history.parquet",
     log:
         "results/logs/evolve_space_{device}.log",
+    wildcard_constraints:
+        device=any_of(EVOLVED),
     params:
         hyperspace=PARAMS.hyperspace,
         declared=DECLARED,
