@@ -11,6 +11,8 @@ import typer
 from spaceevo.cli.describe import describe
 from spaceevo.cli.doctor import doctor
 from spaceevo.cli.import_checkpoint import import_checkpoint
+from spaceevo.cli.import_lut import import_lut
+from spaceevo.cli.score import score
 
 app = typer.Typer(
     help="Design search spaces, supernets and fast INT8 networks for real devices.",
@@ -18,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (describe, doctor, import_checkpoint):
+for command in (describe, doctor, score, import_checkpoint, import_lut):
     app.command()(command)
 
 

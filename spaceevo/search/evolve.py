@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from spaceevo.config import EvolutionSettings, QTSettings
+from spaceevo.config import EvolutionSettings
 from spaceevo.errors import BudgetError
 from spaceevo.progress import progress
 from spaceevo.search.lut import AccuracyLut
-from spaceevo.search.score import SpaceScore, score_space
+from spaceevo.search.score import Scorer, SpaceScore
 from spaceevo.space import Space, count_spaces, mutate_space, sample_space
 
 TRIES = 200  # at a space that was not evaluated before
 
 
-def evolve_space(
-    lut: AccuracyLut, budgets_ms: Sequence[float], scoring: QTSettings, settings: EvolutionSettings, seed: int
-) -> tuple[Space, pd.DataFrame]:
+def evolve_space(scorer: Scorer, settings: EvolutionSettings, seed: int) -> tuple[Space, pd.DataFrame]:
     """The best space found that has subnets within every budget, and one row per evaluation.
 
     No space is evaluated twice; the run ends early where the hyperspace has no more.
@@ -30,8 +28,9 @@ def evolve_space(
         share_i and loss_i.
 
     Raises:
-        BudgetError: not one sampled subnet of any evaluated space is within the smallest budget.
+        BudgetError: no evaluated space has a subnet within the smallest budget, to speak of.
     """
+    lut, budgets_ms = scorer.lut, scorer.budgets_ms
     rng = np.random.default_rng(seed)
     seen: dict[str, tuple[Space, SpaceScore]] = {}
     population: deque[tuple[Space, float]] = deque()
@@ -47,7 +46,7 @@ def evolve_space(
             space = _unseen(lut, parent, seen, rng)
             if space is None:
                 break
-            scored = score_space(lut, space, budgets_ms, scoring, seed)
+            scored = scorer(space)
             seen[space.code] = space, scored
             population.append((space, scored.score))
             if len(population) > settings.population:
@@ -56,10 +55,10 @@ def evolve_space(
             rows.append(_row(len(rows), space, parent, scored, best))
             tick(len(seen), f"best score {best:.4f}")
     smallest = int(np.argmin(budgets_ms))
-    able = [pair for pair in seen.values() if pair[1].shares[smallest] > 0]
+    able = [pair for pair in seen.values() if math.isfinite(pair[1].losses[smallest])]
     if not able:
         raise BudgetError(
-            f"No sampled subnet of {len(seen)} spaces is within the budget of {min(budgets_ms):g} ms: the smallest "
+            f"Next to no subnet of {len(seen)} spaces is within the budget of {min(budgets_ms):g} ms: the smallest "
             f"latency reachable is about {smallest_latency(lut):.4g} ms; raise the space budgets."
         )
     winner, _ = max(able, key=lambda pair: pair[1].score)
@@ -104,13 +103,7 @@ def smallest_latency(lut: AccuracyLut) -> float:
     best = float("inf")
     for resolution in lut.resolutions:
         reach: dict[int, float] | None = None
-        index = 0
-        for stage in lut.hyperspace.body:
-            if stage.searched:
-                tables = [table for (i, _, _), table in lut.searched.items() if i == index]
-                index += 1
-            else:
-                tables = [lut.fixed[stage.name]]
+        for tables in lut.alternatives():
             if reach is None:
                 reach = {in_width: 0.0 for _, in_width in tables[0]}
             following: dict[int, float] = {}

@@ -1,21 +1,30 @@
-"""The accuracy LUT as the search reads it: candidates for each stage of a space, with loss and latency."""
+"""The accuracy LUT as the search reads it: candidates for each stage of a space, with loss and latency.
+
+Two readings (`score.mode`). *Consistent*: a stage's candidates are those whose arriving width is what the stage before
+sends. *Independent*, as the SpaceEvo release has it: stages are drawn on their own, whatever their widths; every stage
+then has one arriving and one leaving width, called `ANY`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spaceevo.errors import ArtifactError
+from spaceevo.config import QTSettings
+from spaceevo.errors import ArtifactError, ParamsError
 from spaceevo.latency.predictor import Predictor
 from spaceevo.nn.network import IMAGE_CHANNELS
-from spaceevo.space import Hyperspace, StageOptions, parse_stage
+from spaceevo.space import Hyperspace, Space, StageOptions, parse_stage
 from spaceevo.space.hyperspace import Stage
 
 LUT_KIND = "accuracy_lut"
+ANY = 0  # the width of stages that are drawn independently
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -33,10 +42,13 @@ class Candidates:
 # Stage choices by (resolution, arriving width).
 StageTable = dict[tuple[int, int], Candidates]
 
+# A searched stage's (index, block type, window), or a fixed stage's name.
+StageKey = tuple[int, int, int] | str
+
 
 @dataclass(frozen=True)
 class AccuracyLut:
-    """Losses of the LUT joined with the predicted latencies of one device.
+    """Losses of the LUT joined with the latencies of one device.
 
     Attributes:
         searched: for each (searched stage index, block type, window) its candidates.
@@ -53,30 +65,108 @@ class AccuracyLut:
     def resolutions(self) -> tuple[int, ...]:
         return self.hyperspace.block_kd_resolutions
 
+    def keys(self, space: Space) -> tuple[StageKey, ...]:
+        """What to look each stage of a space's body up by, in order."""
+        searched = zip(range(len(space.windows)), space.block_types, space.windows, strict=True)
+        return tuple(
+            next(searched) if stage.searched else stage.name
+            for stage in self.hyperspace.body
+            if stage.searched or stage.name in self.fixed
+        )
 
-def build_lut(table: pd.DataFrame, hyperspace: Hyperspace, predictor: Predictor, num_classes: int) -> AccuracyLut:
-    """Join the LUT with a device's predictor.
+    def table(self, key: StageKey) -> StageTable:
+        """The candidates of a stage."""
+        return self.fixed[key] if isinstance(key, str) else self.searched[key]
+
+    def out_widths(self, key: StageKey) -> tuple[int, ...]:
+        """The widths that a stage can send, ascending."""
+        return self._out_widths[key]
+
+    @cached_property
+    def _out_widths(self) -> dict[StageKey, tuple[int, ...]]:
+        tables: list[tuple[StageKey, StageTable]] = [*self.fixed.items(), *self.searched.items()]
+        return {
+            key: tuple(np.unique(np.concatenate([part.out_width for part in table.values()])).tolist())
+            for key, table in tables
+        }
+
+    def alternatives(self) -> tuple[tuple[StageTable, ...], ...]:
+        """For each stage of the body all candidates it can have, over all spaces."""
+        index = iter(range(len(self.hyperspace.searched_stages)))
+        found = []
+        for stage in self.hyperspace.body:
+            if stage.searched:
+                number = next(index)
+                found.append(tuple(table for (i, _, _), table in self.searched.items() if i == number))
+            elif stage.name in self.fixed:
+                found.append((self.fixed[stage.name],))
+        return tuple(found)
+
+
+def build_lut(
+    table: pd.DataFrame, hyperspace: Hyperspace, predictor: Predictor | None, num_classes: int, settings: QTSettings
+) -> AccuracyLut:
+    """Join the LUT's rows with latencies, in the reading that `settings` ask for.
+
+    Args:
+        predictor: of the device; may be None where `settings` take all latencies from elsewhere.
 
     Raises:
         ArtifactError: a stage, block type, window, arriving width or resolution of the hyperspace has no row.
+        ParamsError: latencies are to be the table's, which has none; the fixed stages' are needed and not given.
     """
-    table = table.assign(latency_ms=_latencies(table, hyperspace, predictor))
+    if settings.latency == "predicted":
+        assert predictor is not None
+        table = table.assign(latency_ms=_latencies(table, hyperspace, predictor))
+    elif "latency_ms" not in table:
+        raise ParamsError(
+            'The accuracy LUT holds no latencies: set space.score.latency to "predicted" or import a published table.'
+        )
+    independent = settings.mode == "independent"
+    if independent:
+        table = table.assign(in_width=ANY, out_width=ANY)
     searched = {}
     for index, stage in enumerate(hyperspace.searched_stages):
         rows = table[table["stage"] == stage.name]
         for key, part in rows.groupby(["block_type", "window"]):
             block_type, window = cast(tuple[int, int], key)
             searched[index, int(block_type), int(window)] = _stage_table(part)
-    _check_complete(searched, hyperspace)
-    fixed = {stage.name: _fixed_table(stage, hyperspace, predictor) for stage in hyperspace.body if not stage.searched}
+    _check_complete(searched, hyperspace, independent)
+    if settings.fixed_latency_ms is None:
+        if predictor is None or independent:
+            raise ParamsError(
+                "space.score.fixed_latency_ms (--fixed-ms) is not given: where stages are independent or no device "
+                "predicts it, the latency of the stages that are not searched is needed for each resolution."
+            )
+        fixed = {
+            stage.name: _fixed_table(stage, hyperspace, predictor) for stage in hyperspace.body if not stage.searched
+        }
+        return AccuracyLut(hyperspace, searched, fixed, _head_latencies(hyperspace, predictor, num_classes))
+    given = _given_latencies(hyperspace, settings.fixed_latency_ms)
+    if independent:
+        return AccuracyLut(hyperspace, searched, {}, {(resolution, ANY): ms for resolution, ms in given.items()})
+    fixed = {stage.name: _fixed_table(stage, hyperspace, None) for stage in hyperspace.body if not stage.searched}
+    head_ms = {(resolution, width): ms for resolution, ms in given.items() for width in hyperspace.body[-1].widths}
+    return AccuracyLut(hyperspace, searched, fixed, head_ms)
+
+
+def _head_latencies(hyperspace: Hyperspace, predictor: Predictor, num_classes: int) -> dict[tuple[int, int], float]:
     head_ms = {}
-    last = hyperspace.body[-1]
     for resolution in hyperspace.block_kd_resolutions:
         height = hyperspace.map_size(hyperspace.head[0].name, resolution)
         ends = predictor.overhead_ms + predictor.boundary_ms(resolution, num_classes).latency_ms
-        for width in last.widths:
+        for width in hyperspace.body[-1].widths:
             head_ms[resolution, width] = ends + predictor.head_ms(hyperspace, width, height, num_classes).latency_ms
-    return AccuracyLut(hyperspace, searched, fixed, head_ms)
+    return head_ms
+
+
+def _given_latencies(hyperspace: Hyperspace, given: Mapping[int, float]) -> Mapping[int, float]:
+    if set(given) != set(hyperspace.block_kd_resolutions):
+        raise ParamsError(
+            f"space.score.fixed_latency_ms is given for {sorted(given)} pixels: the accuracy LUT of "
+            f"{hyperspace.name} needs {list(hyperspace.block_kd_resolutions)}."
+        )
+    return given
 
 
 def _latencies(table: pd.DataFrame, hyperspace: Hyperspace, predictor: Predictor) -> list[float]:
@@ -108,7 +198,8 @@ def _stage_table(rows: pd.DataFrame) -> StageTable:
     return table
 
 
-def _fixed_table(stage: Stage, hyperspace: Hyperspace, predictor: Predictor) -> StageTable:
+def _fixed_table(stage: Stage, hyperspace: Hyperspace, predictor: Predictor | None) -> StageTable:
+    """All choices of a fixed stage; their latency is 0 without a predictor."""
     assert stage.block_type is not None
     choices = tuple(StageOptions(stage, stage.block_type, stage.widths).enumerate())
     out_width = np.array([choice[-1].width for choice in choices])
@@ -116,24 +207,28 @@ def _fixed_table(stage: Stage, hyperspace: Hyperspace, predictor: Predictor) -> 
     for resolution in hyperspace.block_kd_resolutions:
         height = hyperspace.map_size(stage.name, resolution)
         for in_width in hyperspace.in_widths(stage.name) or (IMAGE_CHANNELS,):
-            latency = [
-                predictor.stage_ms(stage.block_type, in_width, choice, stage.stride, height).latency_ms
-                for choice in choices
-            ]
-            table[resolution, in_width] = Candidates(np.zeros(len(choices)), np.array(latency), out_width)
+            latency_ms = np.zeros(len(choices))
+            if predictor is not None:
+                latency_ms[:] = [
+                    predictor.stage_ms(stage.block_type, in_width, choice, stage.stride, height).latency_ms
+                    for choice in choices
+                ]
+            table[resolution, in_width] = Candidates(np.zeros(len(choices)), latency_ms, out_width)
     return table
 
 
-def _check_complete(searched: dict[tuple[int, int, int], StageTable], hyperspace: Hyperspace) -> None:
+def _check_complete(
+    searched: dict[tuple[int, int, int], StageTable], hyperspace: Hyperspace, independent: bool
+) -> None:
     for index, stage in enumerate(hyperspace.searched_stages):
         for block_type in range(len(hyperspace.block_types)):
             for window in range(stage.windows):
                 table = searched.get((index, block_type, window), {})
                 for resolution in hyperspace.block_kd_resolutions:
-                    for in_width in hyperspace.in_widths(stage.name):
+                    for in_width in (ANY,) if independent else hyperspace.in_widths(stage.name):
                         if (resolution, in_width) not in table:
+                            arriving = "" if independent else f" {in_width} arriving channels"
                             raise ArtifactError(
                                 f"The accuracy LUT has no row for {stage.name}, block type {block_type}, window "
-                                f"{window}, {in_width} arriving channels at {resolution} pixels: make it "
-                                "again for this hyperspace."
+                                f"{window},{arriving} at {resolution} pixels: make it again for this hyperspace."
                             )

@@ -1,90 +1,168 @@
-"""The Q-T score: how quantization-friendly a space is under latency budgets (SpaceEvo, section 4)."""
+"""The Q-T score: how quantization-friendly a space is under latency budgets (SpaceEvo, section 4).
+
+The score is defined by sampling: draw `samples` subnets of a space; p is the share of them within the budget T, q the
+mean loss of the best `top` of those; the score is Σ over budgets of 1 / (max(1, (t / p)^a) · q). Nothing is drawn
+here. With many samples, q tends to the mean loss of the part within T of least loss whose probability is top / samples
+(of everything within T, where that is less probable), so that p and q follow from the joint distribution of loss and
+latency. A stage's candidates are equally likely, resolutions too. Small tables are enumerated, large ones summed in
+Fourier space (`spaceevo.search.spectra`).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from spaceevo.config import QTSettings
-from spaceevo.search.lut import AccuracyLut, Floats, StageTable
+from spaceevo.search.lut import AccuracyLut, Floats, Integers
+from spaceevo.search.spectra import Complexes, SpectralSums
 from spaceevo.space import Space
+
+MAX_ENUMERATED = 20_000  # combinations of candidates per space, over all resolutions
 
 
 @dataclass(frozen=True)
 class SpaceScore:
-    """A space's score, and for each budget the share of samples within it and the mean loss of the best of them.
+    """A space's score, and for each budget the probability of being within it and the mean loss of the best there.
 
-    `losses` holds infinity, and the budget adds nothing to the score, where no sample is within the budget.
+    Attributes:
+        losses: infinity, and the budget adds nothing to the score, where fewer than one of the samples that the
+            score is defined by would be within the budget.
+        standard_error: numerical error of the score (root mean square over random spaces of the same table); 0 where
+            the table was enumerated.
     """
 
     score: float
     shares: tuple[float, ...]
     losses: tuple[float, ...]
+    standard_error: float = 0.0
 
 
-def score_space(
-    lut: AccuracyLut, space: Space, budgets_ms: Sequence[float], settings: QTSettings, seed: int
+class Scorer(Protocol):
+    """Scores spaces of one table under one device's budgets."""
+
+    lut: AccuracyLut
+    budgets_ms: tuple[float, ...]
+    settings: QTSettings
+
+    def __call__(self, space: Space) -> SpaceScore: ...
+
+
+def make_scorer(lut: AccuracyLut, budgets_ms: Sequence[float], settings: QTSettings, seed: int) -> Scorer:
+    """The scorer for a table: by enumeration where no space has more than `MAX_ENUMERATED` combinations, else spectral.
+
+    The seed draws the random spaces on which the spectral scorer measures its numerical error.
+    """
+    if most_combinations(lut) <= MAX_ENUMERATED:
+        return EnumeratingScorer(lut, tuple(budgets_ms), settings)
+    return SpectralScorer(lut, tuple(budgets_ms), settings, seed)
+
+
+def most_combinations(lut: AccuracyLut) -> float:
+    """An upper bound on the number of combinations of candidates that a space of the table has."""
+    total = 0.0
+    for resolution in lut.resolutions:
+        product = 1.0
+        for tables in lut.alternatives():
+            product *= max(len(part.loss) for table in tables for (r, _), part in table.items() if r == resolution)
+        total += product
+    return total
+
+
+def qt_score(
+    shares: Sequence[float], losses: Sequence[float], settings: QTSettings, relative_error: float = 0.0
 ) -> SpaceScore:
-    """Score a space on sampled subnets whose widths agree: a stage reads what the one before it writes.
-
-    The samples depend on the seed and the space's code alone, not on what was scored before.
-    """
-    rng = np.random.default_rng([seed, *space.block_types, *space.windows])
-    loss, latency_ms = sample_losses(lut, space, settings.samples, rng)
-    return qt_score(loss, latency_ms, budgets_ms, settings)
-
-
-def qt_score(loss: Floats, latency_ms: Floats, budgets_ms: Sequence[float], settings: QTSettings) -> SpaceScore:
-    """Σ over budgets of 1 / (max(1, (t / p)^a) · q), q the mean loss of the best within the budget, p their share.
-
-    Args:
-        loss, latency_ms: of each sampled subnet, [samples].
-    """
-    score, shares, losses = 0.0, [], []
-    for budget in budgets_ms:
-        within = loss[latency_ms <= budget]
-        share = len(within) / len(loss)
-        best = np.partition(within, settings.top)[: settings.top] if len(within) > settings.top else within
-        mean = float(best.mean()) if len(best) else float("inf")
-        if len(best):
-            score += 1.0 / (max(1.0, (settings.target_share / share) ** settings.exponent) * mean)
-        shares.append(share)
-        losses.append(mean)
-    return SpaceScore(score, tuple(shares), tuple(losses))
+    """The score of a space from its share p and mean loss q for each budget."""
+    score = 0.0
+    kept = []
+    for share, loss in zip(shares, losses, strict=True):
+        reached = share * settings.samples >= 1.0
+        if reached:
+            score += 1.0 / (max(1.0, (settings.target_share / share) ** settings.exponent) * loss)
+        kept.append(float(loss) if reached else math.inf)
+    shares = tuple(float(share) for share in shares)
+    return SpaceScore(score, shares, tuple(kept), score * relative_error)
 
 
-def sample_losses(lut: AccuracyLut, space: Space, samples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Summed loss and latency in ms of `samples` random subnets, resolutions in equal parts; two arrays [samples]."""
-    parts = [
-        _sample_at(lut, space, resolution, len(part), rng)
-        for resolution, part in zip(
-            lut.resolutions, np.array_split(np.arange(samples), len(lut.resolutions)), strict=True
-        )
-    ]
-    return np.concatenate([loss for loss, _ in parts]), np.concatenate([latency for _, latency in parts])
+def best_of(loss: Floats, probability: Floats, mass: float) -> float:
+    """Mean loss of the part of least loss that has probability `mass`, or of everything where that is less."""
+    order = np.argsort(loss, kind="stable")
+    loss, probability = loss[order], probability[order]
+    before = np.cumsum(probability) - probability
+    counted = np.clip(mass - before, 0.0, probability)
+    return float(loss @ counted / counted.sum()) if len(loss) else math.inf
 
 
-def _sample_at(
-    lut: AccuracyLut, space: Space, resolution: int, samples: int, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    loss, latency = np.zeros(samples), np.zeros(samples)
-    width = np.full(samples, -1)
-    searched = iter(zip(range(len(space.windows)), space.block_types, space.windows, strict=True))
-    for number, stage in enumerate(space.hyperspace.body):
-        table: StageTable = lut.searched[next(searched)] if stage.searched else lut.fixed[stage.name]
-        if number == 0:
-            width[:] = next(in_width for _, in_width in table)
-        next_width = np.empty_like(width)
+class EnumeratingScorer:
+    """Goes through every combination of the candidates of a space."""
+
+    def __init__(self, lut: AccuracyLut, budgets_ms: tuple[float, ...], settings: QTSettings) -> None:
+        self.lut = lut
+        self.budgets_ms = budgets_ms
+        self.settings = settings
+
+    def __call__(self, space: Space) -> SpaceScore:
+        loss, latency_ms, probability = combinations(self.lut, space)
+        shares, losses = [], []
+        for budget in self.budgets_ms:
+            within = latency_ms <= budget
+            shares.append(float(probability[within].sum()))
+            losses.append(best_of(loss[within], probability[within], self.settings.top / self.settings.samples))
+        return qt_score(shares, losses, self.settings)
+
+
+def combinations(lut: AccuracyLut, space: Space) -> tuple[Floats, Floats, Floats]:
+    """Loss, latency in ms and probability of every combination of candidates of a space; float64 [combinations]."""
+    parts = [_combinations_at(lut, space, resolution) for resolution in lut.resolutions]
+    loss, latency_ms, probability = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return loss, latency_ms, probability / len(lut.resolutions)
+
+
+def _combinations_at(lut: AccuracyLut, space: Space, resolution: int) -> tuple[Floats, Floats, Floats]:
+    tables = [lut.table(key) for key in lut.keys(space)]
+    width: Integers = np.array([next(in_width for _, in_width in tables[0])])
+    loss, latency_ms, probability = np.zeros(1), np.zeros(1), np.ones(1)
+    for table in tables:
+        grown = []
         for in_width in np.unique(width):
-            members = np.flatnonzero(width == in_width)
+            here = width == in_width
             candidates = table[resolution, int(in_width)]
-            drawn = rng.integers(len(candidates.loss), size=len(members))
-            loss[members] += candidates.loss[drawn]
-            latency[members] += candidates.latency_ms[drawn]
-            next_width[members] = candidates.out_width[drawn]
-        width = next_width
-    for out_width in np.unique(width):
-        latency[width == out_width] += lut.head_ms[resolution, int(out_width)]
-    return loss, latency
+            count = len(candidates.loss)
+            grown.append(
+                (
+                    np.add.outer(loss[here], candidates.loss).ravel(),
+                    np.add.outer(latency_ms[here], candidates.latency_ms).ravel(),
+                    np.repeat(probability[here] / count, count),
+                    np.tile(candidates.out_width, int(here.sum())),
+                )
+            )
+        loss, latency_ms, probability, width = (np.concatenate(arrays) for arrays in zip(*grown, strict=True))
+    head_ms = np.array([lut.head_ms[resolution, int(out_width)] for out_width in width])
+    return loss, latency_ms + head_ms, probability
+
+
+class SpectralScorer:
+    """Sums the distributions of a space's stages in Fourier space."""
+
+    def __init__(self, lut: AccuracyLut, budgets_ms: tuple[float, ...], settings: QTSettings, seed: int) -> None:
+        self.lut = lut
+        self.budgets_ms = budgets_ms
+        self.settings = settings
+        self.sums = SpectralSums(lut, budgets_ms, settings.top / settings.samples, np.random.default_rng(seed))
+        self.relative_error = 0.0
+        errors = []
+        for space, transform in self.sums.checks:
+            exact = self._of(transform).score
+            errors.append(self(space).score / exact - 1.0 if exact else 0.0)
+        self.relative_error = float(np.sqrt(np.mean(np.square(errors))))
+
+    def __call__(self, space: Space) -> SpaceScore:
+        return self._of(self.sums.transform(space))
+
+    def _of(self, transform: Complexes) -> SpaceScore:
+        shares, losses = self.sums.best_within(transform)
+        return qt_score(shares.tolist(), losses.tolist(), self.settings, self.relative_error)

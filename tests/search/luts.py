@@ -4,9 +4,9 @@ from itertools import product
 
 import numpy as np
 
-from spaceevo.search.lut import AccuracyLut, Candidates
-from spaceevo.search.score import sample_losses
-from spaceevo.space import Hyperspace, sample_space
+from spaceevo.search.lut import AccuracyLut, Candidates, Floats
+from spaceevo.search.score import combinations
+from spaceevo.space import Hyperspace, Space, sample_space
 
 HEAD_MS = 0.5
 
@@ -44,8 +44,26 @@ def made_lut(hyperspace: Hyperspace, samples: int = 2, seed: int = 0) -> Accurac
 
 
 def quantiles(lut: AccuracyLut, *shares: float) -> tuple[float, ...]:
-    """Budgets in ms that these shares of the samples of all spaces meet."""
+    """Budgets in ms that these shares of the subnets of random spaces meet."""
     rng = np.random.default_rng(0)
-    spaces = [sample_space(lut.hyperspace, rng) for _ in range(100)]
-    latency_ms = np.concatenate([sample_losses(lut, space, 50, rng)[1] for space in spaces])
+    spaces = [sample_space(lut.hyperspace, rng) for _ in range(50)]
+    latency_ms = np.concatenate([combinations(lut, space)[1] for space in spaces])
     return tuple(float(budget) for budget in np.quantile(latency_ms, shares))
+
+
+def draw(lut: AccuracyLut, space: Space, samples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Loss and latency in ms of random subnets, one stage after the other, as the score's definition has it."""
+    loss, latency_ms = np.zeros(samples), np.zeros(samples)
+    resolution = rng.choice(lut.resolutions, samples)
+    tables = [lut.table(key) for key in lut.keys(space)]
+    width = np.full(samples, next(in_width for _, in_width in tables[0]))
+    for table in tables:
+        following = np.empty_like(width)
+        for key in {(int(r), int(w)) for r, w in zip(resolution, width, strict=True)}:
+            here = np.flatnonzero((resolution == key[0]) & (width == key[1]))
+            drawn = rng.integers(len(table[key].loss), size=len(here))
+            loss[here] += table[key].loss[drawn]
+            latency_ms[here] += table[key].latency_ms[drawn]
+            following[here] = table[key].out_width[drawn]
+        width = following
+    return loss, latency_ms + [lut.head_ms[int(r), int(w)] for r, w in zip(resolution, width, strict=True)]

@@ -7,13 +7,15 @@ import pandas as pd
 import pytest
 from made import small_hyperspace
 
-from spaceevo.errors import ArtifactError
+from spaceevo.config import QTSettings
+from spaceevo.errors import ArtifactError, ParamsError
 from spaceevo.latency.predictor import Prediction
-from spaceevo.search.lut import build_lut
+from spaceevo.search.lut import ANY, build_lut
 from spaceevo.space import StageOptions, format_stage, parse_stage, sample_stage
 
 HYPERSPACE = small_hyperspace()
 CLASSES = 4
+PREDICTED = QTSettings(samples=100)
 
 
 class MadePredictor:
@@ -49,7 +51,7 @@ def made_table(samples=2):
 
 def test_every_row_is_found_under_its_key():
     table = made_table()
-    lut = build_lut(table, HYPERSPACE, MadePredictor(), CLASSES)
+    lut = build_lut(table, HYPERSPACE, MadePredictor(), CLASSES, PREDICTED)
     assert lut.resolutions == HYPERSPACE.block_kd_resolutions
     assert set(lut.searched) == {(0, t, w) for t in range(3) for w in range(2)} | {(1, t, 0) for t in range(3)}
     found = sum(len(c.loss) for stage_table in lut.searched.values() for c in stage_table.values())
@@ -65,7 +67,7 @@ def test_every_row_is_found_under_its_key():
 
 
 def test_stages_that_are_not_searched_offer_all_their_choices_without_loss():
-    lut = build_lut(made_table(), HYPERSPACE, MadePredictor(), CLASSES)
+    lut = build_lut(made_table(), HYPERSPACE, MadePredictor(), CLASSES, PREDICTED)
     assert set(lut.fixed) == {"stem"}
     for resolution in HYPERSPACE.block_kd_resolutions:
         candidates = lut.fixed["stem"][resolution, 3]
@@ -74,7 +76,7 @@ def test_stages_that_are_not_searched_offer_all_their_choices_without_loss():
 
 
 def test_the_head_holds_what_every_network_pays():
-    lut = build_lut(made_table(), HYPERSPACE, MadePredictor(), CLASSES)
+    lut = build_lut(made_table(), HYPERSPACE, MadePredictor(), CLASSES, PREDICTED)
     assert set(lut.head_ms) == set(product(HYPERSPACE.block_kd_resolutions, HYPERSPACE.body[-1].widths))
     for (resolution, width), latency_ms in lut.head_ms.items():
         height = HYPERSPACE.map_size("mix", resolution)
@@ -94,7 +96,7 @@ def test_a_gap_is_named(key):
     )
     assert gap.sum() == 2
     with pytest.raises(ArtifactError) as caught:
-        build_lut(table[~gap], HYPERSPACE, MadePredictor(), CLASSES)
+        build_lut(table[~gap], HYPERSPACE, MadePredictor(), CLASSES, PREDICTED)
     expected = f"{stage}, block type {block_type}, window {window}, {in_width} arriving channels at {resolution} pixels"
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
@@ -102,4 +104,50 @@ def test_a_gap_is_named(key):
 def test_a_table_of_another_hyperspace_is_refused():
     table = made_table()
     with pytest.raises(ArtifactError):
-        build_lut(table.assign(stage=table["stage"].replace("stage2", "stage9")), HYPERSPACE, MadePredictor(), CLASSES)
+        build_lut(
+            table.assign(stage=table["stage"].replace("stage2", "stage9")),
+            HYPERSPACE,
+            MadePredictor(),
+            CLASSES,
+            PREDICTED,
+        )
+
+
+TABLE = QTSettings(samples=100, latency="table", fixed_latency_ms={8: 0.5, 12: 0.75})
+
+
+def test_latencies_of_a_table_with_its_own():
+    table = made_table()
+    table = table.assign(latency_ms=np.linspace(1, 2, len(table)))
+    lut = build_lut(table, HYPERSPACE, None, CLASSES, TABLE)
+    for row in table.itertuples():
+        index = [stage.name for stage in HYPERSPACE.searched_stages].index(row.stage)
+        candidates = lut.searched[index, row.block_type, row.window][row.resolution, row.in_width]
+        (position,) = np.flatnonzero(candidates.loss == row.loss)
+        assert candidates.latency_ms[position] == row.latency_ms
+    assert lut.head_ms == {(r, w): {8: 0.5, 12: 0.75}[r] for r, w in product((8, 12), (16, 24))}
+    assert all(not candidates.latency_ms.any() for candidates in lut.fixed["stem"].values())
+
+
+def test_independent_stages_have_all_rows_of_a_resolution_as_candidates():
+    table = made_table().assign(latency_ms=1.0)
+    independent = TABLE.model_copy(update={"mode": "independent"})
+    lut = build_lut(table, HYPERSPACE, None, CLASSES, independent)
+    assert lut.head_ms == {(8, ANY): 0.5, (12, ANY): 0.75} and not lut.fixed
+    rows = table[(table["stage"] == "stage1") & (table["block_type"] == 1) & (table["window"] == 0)]
+    for resolution in (8, 12):
+        expected = rows[rows["resolution"] == resolution]["loss"]
+        assert sorted(lut.searched[0, 1, 0][resolution, ANY].loss) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"latency": "table"}, "space.score.latency"),
+        ({"fixed_latency_ms": {8: 0.5}}, "space.score.fixed_latency_ms"),
+        ({"mode": "independent"}, "space.score.fixed_latency_ms"),
+    ],
+)
+def test_latencies_that_are_missing_are_named(changes, named):
+    with pytest.raises(ParamsError, match=named):
+        build_lut(made_table(), HYPERSPACE, MadePredictor(), CLASSES, PREDICTED.model_copy(update=changes))

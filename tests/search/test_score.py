@@ -1,4 +1,4 @@
-"""The Q-T score by hand, and samples whose widths agree, against the enumeration of all subnets of a LUT."""
+"""The Q-T score by hand, against the enumeration of all subnets, and against sampling as it is defined."""
 
 from collections import Counter
 
@@ -6,66 +6,71 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from luts import quantiles
+from luts import draw, made_lut, quantiles
+from made import declared
 
 from spaceevo.config import QTSettings
-from spaceevo.search.score import qt_score, sample_losses, score_space
-from spaceevo.space import Space, enumerate_spaces
+from spaceevo.search.score import (
+    EnumeratingScorer,
+    SpectralScorer,
+    best_of,
+    combinations,
+    make_scorer,
+    most_combinations,
+    qt_score,
+)
+from spaceevo.space import Space, enumerate_spaces, parse_hyperspace, sample_space
 
-LOSS = np.array([4.0, 1.0, 3.0, 2.0, 0.5])
-LATENCY_MS = np.array([1.0, 2.0, 3.0, 4.0, 100.0])
+INFINITY = float("inf")
 
 
 def settings_of(**changes):
-    return QTSettings(**({"samples": 5, "top": 2, "target_share": 0.08, "exponent": 0.01} | changes))
+    return QTSettings(**({"samples": 100, "top": 2, "target_share": 0.08, "exponent": 0.01} | changes))
 
 
 @pytest.mark.parametrize(
-    ("budgets", "changes", "score", "shares", "losses"),
+    ("shares", "losses", "changes", "score", "kept"),
     [
-        ((3.0,), {}, 1 / 2.0, (0.6,), (2.0,)),  # of 4, 1 and 3, the best two: 1 and 3
-        ((3.0,), {"top": 50}, 3 / 8, (0.6,), (8 / 3,)),  # fewer than `top` are within the budget
-        ((3.0,), {"top": 3}, 3 / 8, (0.6,), (8 / 3,)),
-        ((1.0,), {}, 1 / 4, (0.2,), (4.0,)),  # a latency that equals the budget is within it
-        ((2.0, 4.0), {}, 1 / 2.5 + 1 / 1.5, (0.4, 0.8), (2.5, 1.5)),
-        ((3.0,), {"target_share": 0.6}, 1 / 2.0, (0.6,), (2.0,)),  # met exactly: not punished
-        ((1.0,), {"target_share": 0.8, "exponent": 0.5}, 1 / (2 * 4), (0.2,), (4.0,)),  # √(0.8 / 0.2) = 2
-        ((0.5, 3.0), {}, 1 / 2.0, (0.0, 0.6), (float("inf"), 2.0)),  # out of reach: adds nothing
-        ((0.5,), {}, 0.0, (0.0,), (float("inf"),)),
+        ((0.6,), (2.0,), {}, 1 / 2, (2.0,)),
+        ((0.4, 0.8), (2.5, 1.5), {}, 1 / 2.5 + 1 / 1.5, (2.5, 1.5)),
+        ((0.6,), (2.0,), {"target_share": 0.6}, 1 / 2, (2.0,)),  # met exactly: not punished
+        ((0.2,), (4.0,), {"target_share": 0.8, "exponent": 0.5}, 1 / (2 * 4), (4.0,)),  # √(0.8 / 0.2) = 2
+        ((0.0, 0.6), (INFINITY, 2.0), {}, 1 / 2, (INFINITY, 2.0)),  # out of reach: adds nothing
+        ((0.009,), (2.0,), {}, 0.0, (INFINITY,)),  # of 100 samples, none to speak of
     ],
 )
-def test_scores_by_hand(budgets, changes, score, shares, losses):
-    found = qt_score(LOSS, LATENCY_MS, budgets, settings_of(**changes))
+def test_scores_by_hand(shares, losses, changes, score, kept):
+    found = qt_score(shares, losses, settings_of(**changes))
     assert found.score == pytest.approx(score)
-    assert found.shares == pytest.approx(shares) and found.losses == pytest.approx(losses)
+    assert found.shares == shares and found.losses == kept
+
+
+@pytest.mark.parametrize(
+    ("mass", "mean"),
+    [(0.1, 0.5), (0.3, 0.5), (0.4, (0.3 * 0.5 + 0.1 * 1.0) / 0.4), (0.6, 0.75), (5.0, (0.15 + 0.3 + 0.4) / 0.8)],
+)
+def test_the_best_by_hand(mass, mean):
+    assert best_of(np.array([1.0, 2.0, 0.5]), np.array([0.3, 0.2, 0.3]), mass) == pytest.approx(mean)
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), budget=st.floats(0.01, 1.0))
-def test_scores_grow_as_losses_fall_and_the_order_does_not_count(seed, budget):
+@given(seed=st.integers(0, 2**32 - 1), mass=st.floats(0.01, 1.0))
+def test_the_best_do_not_depend_on_the_order(seed, mass):
     rng = np.random.default_rng(seed)
-    loss, latency_ms = rng.uniform(0.1, 1, 60), rng.uniform(0, 1, 60)
-    options = settings_of(top=10, target_share=0.5, exponent=0.3)
-    base = qt_score(loss, latency_ms, [budget], options).score
-    assert qt_score(loss * 0.8, latency_ms, [budget], options).score == pytest.approx(base / 0.8)
+    loss, probability = rng.uniform(0.1, 1, 60), rng.dirichlet(np.ones(60))
     order = rng.permutation(60)
-    assert qt_score(loss[order], latency_ms[order], [budget], options).score == pytest.approx(base)
+    assert best_of(loss[order], probability[order], mass) == pytest.approx(best_of(loss, probability, mass))
+    assert best_of(2 * loss, probability, mass) == pytest.approx(2 * best_of(loss, probability, mass))
 
 
 def subnets_of(lut, space):
     """Every combination of the LUT's candidates whose widths agree: its loss, latency and probability."""
     for resolution in lut.resolutions:
         partial = [(0.0, 0.0, 1 / len(lut.resolutions), 3)]
-        index = iter(range(len(space.windows)))
-        for stage in space.hyperspace.body:
-            if stage.searched:
-                i = next(index)
-                table = lut.searched[i, space.block_types[i], space.windows[i]]
-            else:
-                table = lut.fixed[stage.name]
+        for key in lut.keys(space):
             following = []
             for loss, latency_ms, probability, width in partial:
-                options = table[resolution, width]
+                options = lut.table(key)[resolution, width]
                 for candidate in zip(options.loss, options.latency_ms, options.out_width, strict=True):
                     share = probability / len(options.loss)
                     following.append((loss + candidate[0], latency_ms + candidate[1], share, int(candidate[2])))
@@ -75,45 +80,81 @@ def subnets_of(lut, space):
 
 
 @pytest.mark.parametrize("code", [((0, 1), (0, 0)), ((2, 0), (1, 0)), ((1, 1), (1, 0))])
-def test_samples_are_the_width_consistent_subnets_in_equal_parts(lut, code):
+def test_combinations_are_the_width_consistent_subnets_in_equal_parts(lut, code):
     space = Space(lut.hyperspace, *code)
-    expected = Counter()
+    expected, found = Counter(), Counter()
     for loss, latency_ms, probability in subnets_of(lut, space):
         expected[round(loss, 9), round(latency_ms, 9)] += probability
-    assert sum(expected.values()) == pytest.approx(1)
-    samples = 20_000
-    loss, latency_ms = sample_losses(lut, space, samples, np.random.default_rng(0))
-    found = Counter(zip(loss.round(9), latency_ms.round(9), strict=True))
-    assert set(found) == set(expected)
-    for key, probability in expected.items():
-        assert abs(found[key] - samples * probability) < 5 * (samples * probability) ** 0.5
+    for loss, latency_ms, probability in zip(*combinations(lut, space), strict=True):
+        found[round(loss, 9), round(latency_ms, 9)] += probability
+    assert found.keys() == expected.keys()
+    assert all(found[key] == pytest.approx(expected[key]) for key in expected)
+    assert sum(found.values()) == pytest.approx(1)
 
 
-def test_a_sampled_score_is_close_to_that_of_all_subnets(lut):
+def test_a_latency_that_equals_the_budget_is_within_it(lut):
     space = Space(lut.hyperspace, (0, 2), (1, 0))
-    every = list(subnets_of(lut, space))
-    budget = float(np.median([latency_ms for _, latency_ms, _ in every]))
-    found = score_space(lut, space, [budget], settings_of(samples=20_000, top=20_000), 0)
-    within = [(loss, probability) for loss, latency_ms, probability in every if latency_ms <= budget]
-    share = sum(probability for _, probability in within)
-    mean = sum(loss * probability for loss, probability in within) / share
-    assert found.shares[0] == pytest.approx(share, abs=0.02)
-    assert found.losses[0] == pytest.approx(mean, rel=0.02)
-    assert found.score == pytest.approx(1 / mean, rel=0.02)
+    loss, latency_ms, probability = combinations(lut, space)
+    fastest = int(latency_ms.argmin())
+    scorer = EnumeratingScorer(lut, (float(latency_ms[fastest]),), settings_of())
+    assert scorer(space).shares[0] == pytest.approx(probability[fastest])
+    assert scorer(space).losses[0] == pytest.approx(loss[fastest])
 
 
-def test_resolutions_have_equal_parts(lut):
+def test_the_score_is_what_sampling_tends_to(lut):
     space = Space(lut.hyperspace, (0, 2), (1, 0))
-    for samples in (1, 7, 10):
-        loss, latency_ms = sample_losses(lut, space, samples, np.random.default_rng(0))
-        assert loss.shape == latency_ms.shape == (samples,)
+    (budget,) = quantiles(lut, 0.5)
+    options = settings_of(samples=1000, top=100)
+    found = EnumeratingScorer(lut, (budget,), options)(space)
+    samples = 100_000
+    loss, latency_ms = draw(lut, space, samples, np.random.default_rng(0))
+    within = np.sort(loss[latency_ms <= budget])
+    assert found.shares[0] == pytest.approx(len(within) / samples, abs=0.01)
+    assert found.losses[0] == pytest.approx(within[: samples // 10].mean(), rel=0.01)
 
 
-def test_a_score_depends_on_the_seed_and_the_space_alone(lut):
-    spaces = list(enumerate_spaces(lut.hyperspace))
-    options = settings_of(samples=200)
-    budgets = quantiles(lut, 0.5)
-    forwards = [score_space(lut, space, budgets, options, 3) for space in spaces]
-    backwards = [score_space(lut, space, budgets, options, 3) for space in reversed(spaces)]
-    assert forwards == backwards[::-1]
-    assert forwards != [score_space(lut, space, budgets, options, 4) for space in spaces]
+def many_lut(samples=25):
+    """A table whose spaces have some 60,000 combinations each."""
+    document = declared()
+    document["stages"].insert(3, {**document["stages"][2], "name": "stage3", "widths": [24, 32, 40]})
+    return made_lut(parse_hyperspace("many", document), samples=samples)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return many_lut()
+
+
+def test_large_tables_are_summed_in_fourier_space(lut, many):
+    assert isinstance(make_scorer(lut, [1.0], settings_of(), 0), EnumeratingScorer)
+    assert most_combinations(many) == 2 * 2 * 25**3
+    assert isinstance(make_scorer(many, [1.0], settings_of(), 0), SpectralScorer)
+
+
+@pytest.mark.parametrize("shares", [(0.05,), (0.5,), (0.01, 0.2, 0.9)])
+def test_spectral_scores_are_those_of_enumeration(many, shares):
+    options = settings_of(samples=10_000, top=50)
+    budgets = quantiles(many, *shares)
+    spectral = SpectralScorer(many, budgets, options, 0)
+    enumerated = EnumeratingScorer(many, budgets, options)
+    rng = np.random.default_rng(1)
+    for space in [sample_space(many.hyperspace, rng) for _ in range(12)]:
+        found, expected = spectral(space), enumerated(space)
+        assert found.shares == pytest.approx(expected.shares, abs=5e-3)
+        for share, loss, exact in zip(expected.shares, found.losses, expected.losses, strict=True):
+            if share > 2e-3:
+                assert loss == pytest.approx(exact, rel=1e-2)
+
+
+def test_spectral_scores_depend_on_the_space_alone(many):
+    options, budgets = settings_of(samples=10_000, top=50), quantiles(many, 0.3)
+    spaces = list(enumerate_spaces(many.hyperspace))[:20]
+    first, again = (SpectralScorer(many, budgets, options, 3) for _ in range(2))
+    assert [first(space) for space in spaces] == [again(space) for space in reversed(spaces)][::-1]
+
+
+def test_a_budget_that_nothing_can_meet_has_no_share(many):
+    for scorer in (EnumeratingScorer, SpectralScorer):
+        args = () if scorer is EnumeratingScorer else (0,)
+        found = scorer(many, (0.01,), settings_of(samples=10_000), *args)(next(enumerate_spaces(many.hyperspace)))
+        assert found.score == 0 and found.losses == (INFINITY,) and found.shares[0] == pytest.approx(0, abs=1e-12)

@@ -76,12 +76,33 @@ rule measure_block_losses:
         "--lut {params.lut:q} --seed {params.seed} --threads {threads} --output {output} 2> {log}"
 
 
-rule accuracy_lut:
-    input:
-        expand("results/blocks/{stage}.lut.parquet", stage=STAGES),
-    output:
-        "results/blocks/lut.parquet",
-    log:
-        "results/logs/accuracy_lut.log",
-    shell:
-        "python workflow/scripts/merge_lut.py {input} --output {output} 2> {log}"
+if PARAMS.lut.published:
+    from spaceevo.search.published_lut import published_files
+
+    rule import_lut:
+        """A published LUT takes the place of the measured one."""
+        input:
+            [path for path, *_ in published_files(PARAMS.lut.published, HYPERSPACE)],
+        output:
+            "results/blocks/lut.parquet",
+        log:
+            "results/logs/import_lut.log",
+        params:
+            folder=PARAMS.lut.published,
+            hyperspace=PARAMS.hyperspace,
+            declared=DECLARED,
+        shell:
+            "python workflow/scripts/import_lut.py --folder {params.folder:q} --hyperspace {params.hyperspace} "
+            "--output {output} 2> {log}"
+
+else:
+
+    rule accuracy_lut:
+        input:
+            expand("results/blocks/{stage}.lut.parquet", stage=STAGES),
+        output:
+            "results/blocks/lut.parquet",
+        log:
+            "results/logs/accuracy_lut.log",
+        shell:
+            "python workflow/scripts/merge_lut.py {input} --output {output} 2> {log}"

@@ -1,0 +1,115 @@
+"""`spaceevo score`: the Q-T score of a space."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from spaceevo.cli.output import AsJson, Debug, guarded, print_found, print_table
+from spaceevo.errors import ParamsError
+
+
+def score(
+    code: Annotated[str, typer.Argument(help="A space: its code, or a name such as spaceevo@pixel4.")],
+    lut: Annotated[Path, typer.Option(help="Accuracy LUT: an artifact, or the folder of a published one.")],
+    budget: Annotated[list[float], typer.Option(help="Latency budget, ms; several add up.")],
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device (or latency_predictor.json) that predicts latencies; else those of the LUT count."),
+    ] = None,
+    mode: Annotated[
+        Literal["consistent", "independent"],
+        typer.Option(help="consistent: widths agree; independent: stages on their own, as the release."),
+    ] = "consistent",
+    fixed_ms: Annotated[
+        list[str],
+        typer.Option(help="RESOLUTION=MS of all that is not searched, such as 160=1.5; needed if independent."),
+    ] = [],  # noqa: B006
+    samples: Annotated[int, typer.Option(min=1, help="Subnets that the score is defined on.")] = 100_000,
+    top: Annotated[int, typer.Option(min=1, help="Of those within a budget, how many of the least loss count.")] = 50,
+    target_share: Annotated[float, typer.Option(min=1e-6, max=1, help="t: share within that is not punished.")] = 0.08,
+    exponent: Annotated[float, typer.Option(min=0, help="a: how hard a smaller share is punished.")] = 0.01,
+    classes: Annotated[int, typer.Option(min=1, help="Classes of the network, for the latency of its head.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the spaces that the error is estimated on.")] = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Say how quantization-friendly a space is under latency budgets: its Q-T score."""
+    settings = {
+        "mode": mode,
+        "samples": samples,
+        "top": min(top, samples),
+        "target_share": target_share,
+        "exponent": exponent,
+        "latency": "table" if device is None else "predicted",
+    }
+    guarded(partial(_score, code, lut, sorted(budget), device, settings, fixed_ms, classes, seed, as_json), debug)
+
+
+def _score(
+    code: str,
+    lut: Path,
+    budgets: list[float],
+    device: str | None,
+    settings: dict[str, Any],
+    fixed_ms: list[str],
+    classes: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from spaceevo.artifacts import read_table
+    from spaceevo.config import QTSettings
+    from spaceevo.latency.devices import device_predictor
+    from spaceevo.search.lut import LUT_KIND, build_lut
+    from spaceevo.search.published_lut import read_published_lut
+    from spaceevo.search.score import make_scorer
+    from spaceevo.space import parse_space
+
+    options = QTSettings(**settings, fixed_latency_ms=_latencies(fixed_ms))
+    if not all(budget > 0 for budget in budgets):
+        raise ParamsError(f"The budget of {min(budgets):g} ms is not positive: give milliseconds above 0.")
+    space = parse_space(code)
+    predictor = None if device is None else device_predictor(device)
+    rows = read_published_lut(lut, space.hyperspace) if lut.is_dir() else read_table(lut, LUT_KIND)
+    table = build_lut(rows, space.hyperspace, predictor, classes, options)
+    found = make_scorer(table, budgets, options, seed)(space)
+    content = {
+        "space": space.code,
+        "mode": options.mode,
+        "score": found.score,
+        "standard_error": found.standard_error,
+        "budgets": [
+            {"budget_ms": budget, "share_within": share, "mean_top_loss": loss if math.isfinite(loss) else None}
+            for budget, share, loss in zip(budgets, found.shares, found.losses, strict=True)
+        ],
+    }
+    print_found(content, _show, as_json)
+
+
+def _latencies(entries: list[str]) -> dict[int, float] | None:
+    """Milliseconds by resolution, from RESOLUTION=MS."""
+    found = {}
+    for entry in entries:
+        resolution, _, milliseconds = entry.partition("=")
+        try:
+            found[int(resolution)] = float(milliseconds)
+        except ValueError:
+            raise ParamsError(f"--fixed-ms {entry!r} is not of the form RESOLUTION=MS, such as 160=1.5.") from None
+    return found or None
+
+
+def _show(found: dict[str, Any]) -> None:
+    print(f"Q-T score of {found['space']} ({found['mode']}): {found['score']:.5f} ± {found['standard_error']:.1g}\n")
+    rows = [
+        (
+            f"{entry['budget_ms']:g} ms",
+            f"{entry['share_within']:.4%}",
+            "-" if entry["mean_top_loss"] is None else f"{entry['mean_top_loss']:.4f}",
+        )
+        for entry in found["budgets"]
+    ]
+    print_table(("budget", "share within", "mean top loss"), rows)
