@@ -73,6 +73,7 @@ def make_card(
             "device": device.name,
             "budget_ms": budget_ms,
             "predicted_ms": prediction.latency_ms,
+            "predicted_error": round(prediction.error, 4),  # relative half-width, for 95 % of the cases
             "predicted_beyond_fitted_range": prediction.extrapolated,
             "measured_ms": _measured(files, device),
         },

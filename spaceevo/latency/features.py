@@ -1,20 +1,24 @@
-"""Kernels and their features: what a runtime executes for a plan, and the sizes that its time grows with.
+"""Features of kernels: the sizes that their time grows with.
 
-A plan splits into *kernels*, one per integer operation that a runtime executes: a rectifier is the end of a grid and
-costs nothing, swish and hard swish are kernels of their own. Kernels of one kind (the operation, with its kernel size
-and stride) share coefficients. Every feature is a ramp, times · (clip(size, low, high) − low), of sizes that grow, or
-stay, with channels and map size, so that with non-negative coefficients a bigger kernel is never predicted faster:
+Kernels of one kind (the operation, with its kernel size and stride) share coefficients. Every feature is a ramp,
+times · (clip(size, low, high) − low), of sizes that grow, or stay, with channels and map size, so that with
+non-negative coefficients a bigger kernel is never predicted faster:
 
     a size itself            bytes read and written, weights, multiply-accumulates, also padded to a runtime's tiles
     ramps between knots      together any rising piecewise linear function of a size, which follows caches that overflow
                              and loops too short to be efficient; the last ramp is unbounded
     steps                    ramps of width 1 up to a knot, as sizes are whole numbers
 
+There are two sets of them for every family: a coarse one for the some hundred measurements of a profile, and a fine
+one, with a knot at each usual map size and width, for tables of a hundred thousand. A feature's name says all that it
+is, so that a predictor file does not depend on the sets of the version that reads it.
+
 Sizes in bytes count elements, as activations and weights are 8 bit.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -23,83 +27,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from spaceevo.nn.plan import Add, Conv, Gate, Linear, Plan, Pool
+from spaceevo.latency.kernels import BOUNDARIES, Kernel
 
 Array = npt.NDArray[np.float64]
-
-IMAGE_CHANNELS = 4  # a convolution of at most so many channels reads a picture, for which runtimes have other loops
-SMOOTH_ACTIVATIONS = ("swish", "hswish")
-BOUNDARIES = ("input", "output")  # what a model pays once for the tensors it exchanges with its caller
-
-
-class Kernel(NamedTuple):
-    """One operation a runtime executes, on square maps.
-
-    Attributes:
-        family: conv, stem, depthwise, dense, se, pool, add, gate, swish, hswish, input or output.
-        height: of the map that is read, in pixels.
-    """
-
-    family: str
-    in_channels: int
-    out_channels: int
-    height: int
-    kernel_size: int = 1
-    stride: int = 1
-
-    @property
-    def kind(self) -> str:
-        """The family, with kernel size and stride where it has them: `depthwise5_s2`."""
-        if self.family in ("conv", "stem", "depthwise"):
-            return f"{self.family}{self.kernel_size}_s{self.stride}"
-        return self.family
-
-
-def kernels(plan: Plan, height: int) -> tuple[Kernel, ...]:
-    """The kernels of a plan that reads a `height` × `height` map, in execution order."""
-    plan = plan.without_unit_pools(height)
-    shapes = plan.shapes(height)
-    found: list[Kernel] = []
-    for op in plan.ops:
-        channels, size, _ = shapes[op.input]
-        match op:
-            case Conv():
-                found.append(_conv_kernel(op, size))
-                if op.activation in SMOOTH_ACTIVATIONS:
-                    out = shapes[op.output]
-                    found.append(Kernel(op.activation, out.channels, out.channels, out.height))
-            case Linear():
-                found.append(Kernel("dense", op.in_channels, op.out_channels, 1))
-            case Pool():
-                found.append(Kernel("pool", channels, channels, size))
-            case Add():
-                found.append(Kernel("add", channels, channels, size))
-                if op.activation in SMOOTH_ACTIVATIONS:
-                    found.append(Kernel(op.activation, channels, channels, size))
-            case Gate():
-                found.append(Kernel("gate", channels, channels, size))
-    return tuple(found)
-
-
-def _conv_kernel(conv: Conv, height: int) -> Kernel:
-    if conv.groups > 1:
-        family = "depthwise"
-    elif conv.bias and height == 1:
-        family = "se"  # squeeze-and-excitation: the only convolutions with a bias
-    elif height == 1:
-        return Kernel("dense", conv.in_channels, conv.out_channels, 1)
-    else:
-        family = "stem" if conv.in_channels <= IMAGE_CHANNELS else "conv"
-    return Kernel(family, conv.in_channels, conv.out_channels, height, conv.kernel_size, conv.stride)
-
-
-def boundary_kernels(plan: Plan, height: int) -> tuple[Kernel, ...]:
-    """The input and the output of a plan that is run as a model of its own."""
-    out = plan.shapes(height)[plan.output]
-    return Kernel("input", plan.in_channels, plan.in_channels, height), Kernel(
-        "output", out.channels, out.channels, out.height
-    )
-
 
 SIZES = (
     "one",
@@ -121,6 +51,9 @@ SIZES = (
     "sqrt_in_bytes",
     "sqrt_weights",
     "sqrt_macs",
+    "patch_bytes_16",  # with input channels padded to a multiple of 16
+    "macs_16_16",  # with input and output channels padded to a multiple of 16
+    "macs_6x16_16",  # the same in tiles of 6 pixels, as matrix products on wide vectors have them
 )
 
 
@@ -131,6 +64,7 @@ def kernel_sizes(many: Sequence[Kernel]) -> Array:
     cout_8, cout_16 = _padded(cout, 8), _padded(cout, 16)
     depth = cin * taps
     weights, in_bytes = depth * cout, cin * in_pixels
+    depth_16 = _padded(cin, 16) * taps
     macs = weights * out_pixels
     columns = (
         np.ones_like(cin),
@@ -152,6 +86,9 @@ def kernel_sizes(many: Sequence[Kernel]) -> Array:
         np.sqrt(in_bytes),
         np.sqrt(weights),
         np.sqrt(macs),
+        depth_16 * out_pixels,
+        depth_16 * cout_16 * out_pixels,
+        depth_16 * cout_16 * _padded(out_pixels, 6),
     )
     return np.stack(columns, axis=1)
 
@@ -174,6 +111,19 @@ class Feature(NamedTuple):
         whole = (self.low, self.high) == (0.0, float("inf"))
         ramp = self.size if whole else f"{self.size}[{self.low:.0f},{self.high:.0f}]"
         return ramp if self.times == "one" else f"{self.times}*{ramp}"
+
+
+def parse_feature(name: str) -> Feature:
+    """The feature that has this name.
+
+    Raises:
+        ValueError: no feature has it.
+    """
+    match = re.fullmatch(r"(?:(\w+)\*)?(\w+?)(?:\[(\d+),(\d+|inf)\])?", name)
+    times, size = (match[1] or "one", match[2]) if match is not None else ("", "")
+    if match is None or times not in SIZES or size not in SIZES:
+        raise ValueError(f"there is no feature {name!r}")
+    return Feature(size, float(match[3] or 0.0), float(match[4] or "inf"), times)
 
 
 def _plain(*names: str) -> list[Feature]:
@@ -202,6 +152,10 @@ BYTE_KNOTS = _powers_of_2(11, 19, 2)
 WEIGHT_KNOTS = _powers_of_2(10, 20, 2)
 MAC_KNOTS = _powers_of_2(14, 28, 2)
 
+FINE_PIXEL_KNOTS = tuple(side**2 for side in (3, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 24, 28, 34, 40, 48, 56))
+FINE_CHANNEL_KNOTS = (*range(24, 64, 8), *range(64, 160, 16), *range(160, 320, 32), *range(320, 512, 64), 512, 640, 768)
+FINE_CHANNEL_KNOTS += (1024, 1280, 1536)
+
 _CONV = [
     *_plain("one", "in_channels", "out_channels", "out_pixels", "out_bytes_16", "patch_bytes", "sqrt_macs"),
     *_plain("macs_4x8", "macs_8x8", "macs_16x16"),
@@ -210,18 +164,31 @@ _CONV = [
     *_ramps("in_bytes", BYTE_KNOTS),
     *_ramps("out_bytes", BYTE_KNOTS),
     *_ramps("weights", WEIGHT_KNOTS, times="out_pixels"),
-    *_ramps("out_pixels", PIXEL_KNOTS, times="weights"),
-    *_ramps("in_channels", CHANNEL_KNOTS, times="out_bytes"),
-    *_ramps("out_channels", CHANNEL_KNOTS, times="in_bytes"),
 ]
 
 _MAP = [
     *_plain("one", "in_channels", "out_pixels", "out_bytes_8", "out_bytes_16", "sqrt_in_bytes"),
     *_ramps("in_bytes", BYTE_KNOTS),
     *_ramps("out_bytes", BYTE_KNOTS),
-    *_ramps("out_pixels", PIXEL_KNOTS, times="in_channels"),
-    *_ramps("in_channels", CHANNEL_KNOTS, times="out_pixels"),
 ]
+
+
+def _conv(pixel_knots: Sequence[int], channel_knots: Sequence[int]) -> list[Feature]:
+    return [
+        *_CONV,
+        *_ramps("out_pixels", pixel_knots, times="weights"),
+        *_ramps("in_channels", channel_knots, times="out_bytes"),
+        *_ramps("out_channels", channel_knots, times="in_bytes"),
+    ]
+
+
+def _map(pixel_knots: Sequence[int], channel_knots: Sequence[int]) -> list[Feature]:
+    return [
+        *_MAP,
+        *_ramps("out_pixels", pixel_knots, times="in_channels"),
+        *_ramps("in_channels", channel_knots, times="out_pixels"),
+    ]
+
 
 _DENSE = [
     *_plain("one", "in_channels", "out_channels", "weights_16", "sqrt_weights"),
@@ -229,22 +196,47 @@ _DENSE = [
     *_steps("weights", _powers_of_2(17, 21, 0.5)),
 ]
 
-_BOUNDARY = [feature for feature in _MAP if feature.size != "one"]  # once per model: that is the model's overhead
-
-_FAMILIES = {
-    "conv": _CONV,
-    "stem": _CONV,
-    "dense": _DENSE,
-    "se": _DENSE,
-    "input": _BOUNDARY,
-    "output": _BOUNDARY,
-}
+_COARSE_CONV, _COARSE_MAP = _conv(PIXEL_KNOTS, CHANNEL_KNOTS), _map(PIXEL_KNOTS, CHANNEL_KNOTS)
+_FINE_CONV = [
+    *_conv(FINE_PIXEL_KNOTS, FINE_CHANNEL_KNOTS),
+    *_plain("patch_bytes_16", "macs_16_16", "macs_6x16_16"),
+]
+_FINE_MAP = [
+    *_map(FINE_PIXEL_KNOTS, FINE_CHANNEL_KNOTS),
+    *_ramps("in_pixels", FINE_PIXEL_KNOTS, times="in_channels"),
+]
 
 
 @lru_cache(maxsize=64)
-def family_features(family: str) -> Mapping[str, Feature]:
+def family_features(family: str, fine: bool = False) -> Mapping[str, Feature]:
     """The features of a family by name; families that only pass over a map share theirs with depthwise."""
-    return {feature.name: feature for feature in _FAMILIES.get(family, _MAP)}
+    if family in ("dense", "se"):
+        features = _DENSE
+    elif family in ("conv", "stem"):
+        features = _FINE_CONV if fine else _COARSE_CONV
+    else:
+        features = _FINE_MAP if fine else _COARSE_MAP
+    if family in BOUNDARIES:  # once per model: that is the model's overhead
+        features = [feature for feature in features if feature.size != "one"]
+    return {feature.name: feature for feature in features}
+
+
+def fitted_features(many: Sequence[Kernel], fine: bool = False) -> Mapping[str, Feature]:
+    """The features of a family by name, as kernels of one kind can determine them.
+
+    Of every row of ramps the last that these kernels reach for a factor of 2 goes on to infinity, and those after it
+    are left out: a ramp beyond all data would get no coefficient, and a larger kernel would cost no more.
+    """
+    largest = dict(zip(SIZES, kernel_sizes(many).max(axis=0), strict=True))
+    kept = {}
+    for feature in family_features(many[0].family, fine).values():
+        reach = largest[feature.size] / 2
+        if feature.high - feature.low > 1 and feature.low > max(reach, 0.0):
+            continue
+        if feature.high - feature.low > 1 and feature.high > reach:
+            feature = feature._replace(high=float("inf"))
+        kept[feature.name] = feature
+    return kept
 
 
 class Terms:

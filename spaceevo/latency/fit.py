@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from spaceevo.errors import ArtifactError
-from spaceevo.latency.features import Kernel, boundary_kernels, kernels
+from spaceevo.latency.confidence import kernel_errors, network_error
+from spaceevo.latency.kernels import Kernel, boundary_kernels, kernels
 from spaceevo.latency.predictor import Predictor
 from spaceevo.latency.regression import build_design, error_figures, fit_nonnegative, kernel_models
 from spaceevo.nn.blocks import block_plan
@@ -40,21 +41,37 @@ def fit_predictor(table: pd.DataFrame, hyperspace: Hyperspace, device: str) -> P
         raise ArtifactError("The latency profile has no row to fit on: profile with a longer time budget.")
     design = build_design([model_kernels(row, hyperspace) for row in rows])
     with_overhead = np.concatenate([design.matrix, np.ones((len(rows), 1))], axis=1)
+    latency_ms = np.array([row["latency_ms"] for row in rows])
     coefficients = fit_nonnegative(
         with_overhead,
-        np.array([row["latency_ms"] for row in rows]),
+        latency_ms,
         importance=np.array([1.0 if row["role"] == "net" else BLOCK_IMPORTANCE for row in rows]),
         ridge=RIDGE,
         lasso=LASSO,
         min_models=max(1, min(MIN_MODELS, len(rows) // 20)),
     )
+    overhead_ms = float(f"{coefficients[-1]:.6g}")
+    own_errors = kernel_errors(design, coefficients[:-1], latency_ms, overhead_ms=overhead_ms)
     predictor = Predictor(
         device=device,
-        overhead_ms=float(f"{coefficients[-1]:.6g}"),
-        kinds=kernel_models(design, coefficients[:-1]),
+        overhead_ms=overhead_ms,
+        kinds=kernel_models(design, coefficients[:-1], own_errors),
         notes=f"Fitted to {len(rows)} blocks and networks of {hyperspace.name} measured on {device}.",
     )
-    return replace(predictor, errors=unseen_errors(predictor, table, hyperspace))
+    return replace(
+        predictor,
+        errors=unseen_errors(predictor, table, hyperspace),
+        network_error=_network_error(predictor, _rows(table, "test") or rows, hyperspace),
+    )
+
+
+def _network_error(predictor: Predictor, rows: list[dict[str, Any]], hyperspace: Hyperspace) -> float:
+    """What the networks among `rows` need beside their kernels' errors; those fitted on where none is kept apart."""
+    nets = [row for row in rows if row["role"] == "net"] or rows
+    predictions = [predictor.predict(row_plan(row, hyperspace), int(row["height"])) for row in nets]
+    predicted = np.array([prediction.latency_ms for prediction in predictions])
+    errors = np.array([row["latency_ms"] for row in nets]) / np.maximum(predicted, 1e-12) - 1.0
+    return network_error(errors, np.array([prediction.error for prediction in predictions]))
 
 
 def unseen_errors(predictor: Predictor, table: pd.DataFrame, hyperspace: Hyperspace) -> dict[str, Any]:

@@ -11,11 +11,13 @@ import numpy.typing as npt
 from scipy.optimize import nnls
 from scipy.sparse import csr_matrix
 
-from spaceevo.latency.features import Kernel, Terms, family_features
+from spaceevo.latency.features import Terms, fitted_features
+from spaceevo.latency.kernels import Kernel
 from spaceevo.latency.predictor import KernelModel
 
 Array = npt.NDArray[np.float64]
 
+CHUNK = 20_000  # models that are weighted at once
 TYPICAL_ERROR_FLOOR = 0.02  # relative; residuals below it are never treated as outliers
 
 
@@ -27,15 +29,17 @@ class Design:
         matrix: float64 [models, columns]; the features of a model's kernels, summed.
         columns: kind and feature name of each column.
         kernels: every different kernel by kind.
+        counts: by kind, sparse [models, kernels of the kind]: how often a model has a kernel.
     """
 
     matrix: Array
     columns: tuple[tuple[str, str], ...]
     kernels: Mapping[str, tuple[Kernel, ...]]
+    counts: Mapping[str, csr_matrix]
 
 
-def build_design(models: Sequence[Sequence[Kernel]]) -> Design:
-    """The linear system of models given as their kernels."""
+def build_design(models: Sequence[Sequence[Kernel]], *, fine: bool = False) -> Design:
+    """The linear system of models given as their kernels, with the coarse or the fine features."""
     index: dict[str, dict[Kernel, int]] = {}
     places: dict[str, tuple[list[int], list[int]]] = {}
     for row, model in enumerate(models):
@@ -45,16 +49,22 @@ def build_design(models: Sequence[Sequence[Kernel]]) -> Design:
             rows, columns = places.setdefault(kind, ([], []))
             rows.append(row)
             columns.append(known.setdefault(kernel, len(known)))
-    parts, names = [], []
+    parts, names, counts = [], [], {}
     for kind in sorted(index):
         many = tuple(index[kind])
         rows, columns = places[kind]
-        counts = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(models), len(many)))
-        features = family_features(many[0].family)
-        parts.append(np.asarray(counts @ Terms(features.values())(many)))
+        counts[kind] = csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(models), len(many)))
+        features = fitted_features(many, fine)
+        parts.append(np.asarray(counts[kind] @ Terms(features.values())(many)))
         names += [(kind, feature) for feature in features]
     matrix = np.concatenate(parts, axis=1) if parts else np.zeros((len(models), 0))
-    return Design(matrix, tuple(names), {kind: tuple(many) for kind, many in index.items()})
+    return Design(matrix, tuple(names), {kind: tuple(many) for kind, many in index.items()}, counts)
+
+
+def summed(design: Design, rows: csr_matrix) -> Design:
+    """The linear system of sums of models: `rows`, sparse [sums, models], says how often a sum has a model."""
+    counts = {kind: rows @ own for kind, own in design.counts.items()}
+    return Design(np.asarray(rows @ design.matrix), design.columns, design.kernels, counts)
 
 
 def fit_nonnegative(
@@ -67,6 +77,7 @@ def fit_nonnegative(
     lasso: float = 0.0,
     min_models: int = 1,
     robust_rounds: int = 3,
+    robust_scale: float = 2.0,
 ) -> Array:
     """Coefficients ≥ 0 that minimise the squared relative error, outliers weighted down.
 
@@ -81,6 +92,7 @@ def fit_nonnegative(
         ridge, lasso: strength of the pull towards small and towards fewer coefficients, for columns of size 1.
         min_models: columns that are not 0 for fewer models are left out: they would fit these models' noise.
         robust_rounds: times the system is solved; 1 is plain least squares.
+        robust_scale: of Cauchy's loss, in typical residuals; residuals beyond it count less and less.
 
     Returns:
         float64 [columns].
@@ -90,27 +102,38 @@ def fit_nonnegative(
     used = np.count_nonzero(matrix, axis=0) >= min_models
     coefficients = np.zeros(matrix.shape[1])
     for _ in range(robust_rounds):
-        coefficients[used] = _weighted_nnls(matrix[:, used], latency_ms, weights, ridge, lasso)
+        coefficients = _weighted_nnls(matrix, used, latency_ms, weights, ridge, lasso)
         residuals = (matrix @ coefficients - latency_ms) * relative
         typical = max(TYPICAL_ERROR_FLOOR, 1.4826 * float(np.median(np.abs(residuals))))
-        weights = importance * relative / np.sqrt(1.0 + (residuals / (2.0 * typical)) ** 2)
+        weights = importance * relative / np.sqrt(1.0 + (residuals / (robust_scale * typical)) ** 2)
     return coefficients
 
 
-def _weighted_nnls(matrix: Array, latency_ms: Array, weights: Array, ridge: float, lasso: float) -> Array:
-    weighted = matrix * weights[:, None]
-    norms = np.sqrt((weighted**2).mean(axis=0))
-    weighted /= norms
+def _weighted_nnls(
+    matrix: Array, used: npt.NDArray[np.bool_], latency_ms: Array, weights: Array, ridge: float, lasso: float
+) -> Array:
+    models, columns = matrix.shape
+    gram, moment = np.zeros((columns, columns)), np.zeros(columns)
+    for start in range(0, models, CHUNK):  # a table has gigabytes of them
+        part = slice(start, start + CHUNK)
+        weighted = matrix[part] * weights[part, None]
+        gram += weighted.T @ weighted
+        moment += weighted.T @ (weights[part] * latency_ms[part])
+    norms = np.sqrt(np.diag(gram)[used] / models)
+    gram = gram[np.ix_(used, used)] / np.outer(norms, norms) + ridge * models * np.eye(len(norms))
     # The Cholesky factor of the Gram matrix has as few rows as columns and the same solution as the whole system.
-    gram = weighted.T @ weighted + ridge * len(matrix) * np.eye(matrix.shape[1])
     factor = np.linalg.cholesky(gram)
-    target = np.linalg.solve(factor, weighted.T @ (weights * latency_ms) - lasso * len(matrix))
+    target = np.linalg.solve(factor, moment[used] / norms - lasso * models)
     solution, _ = nnls(factor.T, target, maxiter=100 * len(gram))
-    return np.asarray(solution / norms)
+    coefficients = np.zeros(columns)
+    coefficients[used] = solution / norms
+    return coefficients
 
 
-def kernel_models(design: Design, coefficients: Array) -> dict[str, KernelModel]:
-    """The fitted coefficients by kind, with the ranges of the kernels they were fitted on."""
+def kernel_models(
+    design: Design, coefficients: Array, kernel_errors: Mapping[str, float] | None = None
+) -> dict[str, KernelModel]:
+    """The fitted coefficients by kind, with the ranges of the kernels they were fitted on and their errors."""
     models = {}
     for kind, many in design.kernels.items():
         own = {
@@ -125,6 +148,7 @@ def kernel_models(design: Design, coefficients: Array) -> dict[str, KernelModel]
             out_channels=_range([kernel.out_channels for kernel in many]),
             height=_range([kernel.height for kernel in many]),
             fitted_kernels=len(many),
+            error=0.0 if kernel_errors is None else kernel_errors[kind],
         )
     return models
 

@@ -89,7 +89,9 @@ def _seqnets(device: DeviceResults) -> str:
     rows = [_card_row(name, card) for name, card in device.cards.items()]
     images = next(iter(device.cards.values()))["test_images"]
     notes = f"Accuracy on the {images:,} test images, read once. Agreement: same top class as the trained network."
-    stated = [card["latency"]["predicted_error"] for card in device.cards.values() if "predicted_error" in card["latency"]]
+    stated = [
+        card["latency"]["predicted_error"] for card in device.cards.values() if "predicted_error" in card["latency"]
+    ]
     if stated:
         notes += f" 95 % of predictions are to hold within their error, here ±{100 * max(stated):.1f} % or less."
     if any(card["latency"]["predicted_beyond_fitted_range"] for card in device.cards.values()):

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from spaceevo.latency.features import Kernel, boundary_kernels, kernels
+from spaceevo.latency.kernels import Kernel, boundary_kernels, kernels
 from spaceevo.latency.predictor import KernelModel, Predictor
 from spaceevo.latency.profile import ProfileCounts, sample_models
 from spaceevo.space import Hyperspace, load_hyperspace

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from spaceevo.latency.features import Kernel, Terms, family_features, kernels
+from spaceevo.latency.features import SIZES, Terms, family_features, fitted_features, kernel_sizes, parse_feature
+from spaceevo.latency.kernels import Kernel, kernels
 from spaceevo.nn.blocks import block_plan
 from spaceevo.space import BlockChoice, load_hyperspace
 
@@ -71,3 +72,26 @@ def test_steps_jump_at_their_knot():
     step = family_features("se")["weights[1048575,1048576]"]
     below, at = Terms([step])([Kernel("se", 1 << 10, (1 << 10) - 1, 1), Kernel("se", 1 << 10, 1 << 10, 1)])
     assert (below, at) == (0, 1)
+
+
+@pytest.mark.parametrize("fine", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_name_says_all_that_a_feature_is(family, fine):
+    for name, feature in family_features(family, fine).items():
+        assert parse_feature(name) == feature
+
+
+@pytest.mark.parametrize("name", ["moon_phase", "macs[1,two]", "moon_phase*macs", "macs*", "[1,2]", ""])
+def test_other_names_are_refused(name):
+    with pytest.raises(ValueError, match="no feature"):
+        parse_feature(name)
+
+
+def test_fitted_features_do_not_end_where_the_kernels_do():
+    many = [Kernel("conv", c, c, height, 3) for c in (16, 64) for height in (7, 14)]
+    features = fitted_features(many, fine=True)
+    ramps = [feature for feature in features.values() if feature.high - feature.low > 1]
+    sizes = dict(zip(SIZES, kernel_sizes(many).max(axis=0), strict=True))
+    assert all(feature.low <= sizes[feature.size] / 2 for feature in ramps)
+    last = max((f for f in ramps if (f.size, f.times) == ("out_pixels", "weights")), key=lambda f: f.low)
+    assert last == ("out_pixels", 64.0, float("inf"), "weights")  # of maps up to 196 pixels

@@ -125,6 +125,7 @@ def _card(name: str, space: Space, subnet, latency_ms: float, measured: bool) ->
             "device": name,
             "budget_ms": 1.02 * latency_ms,
             "predicted_ms": latency_ms,
+            "predicted_error": 0.043,
             "predicted_beyond_fitted_range": not measured,
             "measured_ms": 0.987 if measured else None,
         },
