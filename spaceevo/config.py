@@ -116,7 +116,7 @@ class LutParams(Section):
     """The accuracy LUT."""
 
     published: str | None = Field(
-        None, description="folder of a published LUT (CSV) to import; nothing is distilled then, and what follows unused"
+        None, description="folder of a published LUT (CSV) to import; nothing is distilled then"
     )
     samples: Positive = Field(description="per stage, block type, window, arriving width and resolution")
     train_images: Positive = Field(description="that BatchNorm statistics are recomputed on")
