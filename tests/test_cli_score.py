@@ -65,7 +65,10 @@ def test_an_imported_lut_scores_as_its_folder_does(tmp_path):
     ("arguments", "said"),
     [
         (["score", "onnxw-151122-023231", "--budget", "10", "--fixed-ms", "160:1"], "--fixed-ms '160:1'"),
+        (["score", "onnxw-151122-023231", "--budget", "10", "--fixed-ms", "160=nan"], "--fixed-ms '160=nan'"),
+        (["score", "onnxw-151122-023231", "--budget", "10", "--fixed-ms", "160=1", "--fixed-ms", "160=2"], "twice"),
         (["score", "onnxw-151122-023231", "--budget", "-1"], "budget of -1 ms"),
+        (["score", "onnxw-151122-023231", "--budget", "inf"], "budget of inf ms"),
         (["score", "onnxw-951122-023231", "--budget", "10"], "onnxw-951122-023231"),
         (["import-lut", "--hyperspace", "onnxw"], "stage<s>_<type>_<window>.csv"),
     ],
@@ -80,3 +83,15 @@ def test_what_is_wrong_is_one_sentence(tmp_path, arguments, said):
 def test_a_table_of_another_hyperspace_is_refused():
     found = run("score", "spaceevo@pixel4", "--lut", table("onnxw"), "--budget", 10)
     assert found.exit_code == 1 and "mobilew" in found.stderr and "stage1_0_0.csv" in found.stderr
+
+
+def test_an_imported_table_of_another_hyperspace_is_refused(tmp_path):
+    path = tmp_path / "lut.parquet"
+    assert run("import-lut", table("mobilew"), "--hyperspace", "mobilew", "--output", path).exit_code == 0
+    found = run("score", "spaceevo@vnni", "--lut", path, "--budget", 10, "--mode", "independent", *FIXED["onnxw"])
+    assert found.exit_code == 1 and "which onnxw does not have" in found.stderr
+
+
+def test_a_budget_out_of_reach_states_the_smallest_latency():
+    found = run("score", "spaceevo@vnni", "--lut", table("onnxw"), "--budget", 0.1, "--device", "vnni")
+    assert found.exit_code == 1 and "smallest latency" in found.stderr

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from spaceevo.cli.output import AsJson, Debug, guarded, print_found, print_table
-from spaceevo.errors import ParamsError
+from spaceevo.errors import BudgetError, ParamsError
 
 
 def score(
@@ -64,19 +64,25 @@ def _score(
     from spaceevo.artifacts import read_table
     from spaceevo.config import QTSettings
     from spaceevo.latency.devices import device_predictor
-    from spaceevo.search.lut import LUT_KIND, build_lut
+    from spaceevo.search.lut import LUT_KIND, build_lut, smallest_latency
     from spaceevo.search.published_lut import read_published_lut
     from spaceevo.search.score import make_scorer
     from spaceevo.space import parse_space
 
     options = QTSettings(**settings, fixed_latency_ms=_latencies(fixed_ms))
-    if not all(budget > 0 for budget in budgets):
-        raise ParamsError(f"The budget of {min(budgets):g} ms is not positive: give milliseconds above 0.")
+    for budget in budgets:
+        if not (math.isfinite(budget) and budget > 0):
+            raise ParamsError(f"The budget of {budget:g} ms is not a positive number of milliseconds.")
     space = parse_space(code)
     predictor = None if device is None else device_predictor(device)
     rows = read_published_lut(lut, space.hyperspace) if lut.is_dir() else read_table(lut, LUT_KIND)
     table = build_lut(rows, space.hyperspace, predictor, classes, options)
     found = make_scorer(table, budgets, options, seed)(space)
+    if not math.isfinite(found.losses[-1]):
+        raise BudgetError(
+            f"Next to no subnet of {space.code} is within {budgets[-1]:g} ms; the smallest latency of any space of "
+            f"{space.hyperspace.name} is {smallest_latency(table):.4g} ms."
+        )
     content = {
         "space": space.code,
         "mode": options.mode,
@@ -92,13 +98,17 @@ def _score(
 
 def _latencies(entries: list[str]) -> dict[int, float] | None:
     """Milliseconds by resolution, from RESOLUTION=MS."""
-    found = {}
+    found: dict[int, float] = {}
     for entry in entries:
         resolution, _, milliseconds = entry.partition("=")
         try:
-            found[int(resolution)] = float(milliseconds)
+            pixels, latency_ms = int(resolution), float(milliseconds)
         except ValueError:
             raise ParamsError(f"--fixed-ms {entry!r} is not of the form RESOLUTION=MS, such as 160=1.5.") from None
+        if pixels in found or not (math.isfinite(latency_ms) and latency_ms >= 0):
+            why = "gives a resolution twice" if pixels in found else "is not a number of milliseconds"
+            raise ParamsError(f"--fixed-ms {entry!r} {why}.")
+        found[pixels] = latency_ms
     return found or None
 
 

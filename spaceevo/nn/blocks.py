@@ -14,7 +14,7 @@ from typing import Protocol
 
 from spaceevo.errors import ParamsError
 from spaceevo.nn.plan import INPUT, Add, Conv, Gate, Linear, Op, Plan, Pool
-from spaceevo.space import BlockChoice
+from spaceevo.space import BlockChoice, Hyperspace
 
 
 def divisible_by_8(value: float) -> int:
@@ -275,8 +275,19 @@ def block_plan(block: str, activation: str | None, in_channels: int, choice: Blo
     Raises:
         ParamsError: the hyperspace names a block that does not exist.
     """
-    if block not in BLOCKS:
-        raise ParamsError(f"There is no block {block!r}: use one of {', '.join(BLOCKS)}.")
+    _check_block(block)
     builder = BlockBuilder(in_channels, stride, activation)
     BLOCKS[block].build(builder, choice)
     return Plan(in_channels, tuple(builder.ops))
+
+
+def check_blocks(hyperspace: Hyperspace) -> None:
+    """Raise a `ParamsError` that names the first block of a hyperspace that does not exist."""
+    fixed = [stage.block_type for stage in hyperspace.stages if stage.block_type is not None]
+    for block_type in (*fixed, *hyperspace.block_types):
+        _check_block(block_type.block)
+
+
+def _check_block(block: str) -> None:
+    if block not in BLOCKS:
+        raise ParamsError(f"There is no block {block!r}: use one of {', '.join(BLOCKS)}.")

@@ -86,7 +86,7 @@ def published_shapes(space: Space, num_classes: int) -> dict[str, Shape]:
 def count_classes(state: Mapping[str, Tensor], path: Path | str) -> int:
     """How many classes a checkpoint tells apart: the outputs of its last layer."""
     weights = [value for name, value in state.items() if name.endswith(".linear.weight") and value.dim() == 2]
-    if len(weights) != 1:
+    if len(weights) != 1 or not weights[0].shape[0]:
         raise CheckpointError(f"{path} is no published supernet: it has no layer stages.logits.blocks.0.linear.")
     return int(weights[0].shape[0])
 
@@ -104,6 +104,7 @@ def check_fit(state: Mapping[str, Tensor], space: Space, path: Path | str) -> No
         expected |= {name.removesuffix(".weight") + leaf: (1,) for name in weights for leaf in _QUANTIZER}
     ignored = {name for name in state if name.endswith(_COUNTER) or name.startswith(_unused_layers(space, expected))}
     shapes = {name: tuple(value.shape) or (1,) for name, value in state.items()}
+    odd = [name for name, value in state.items() if name in expected and not _is_plain(value)]
     problems = {
         "missing": sorted(expected.keys() - state.keys()),
         "unexpected": sorted(state.keys() - expected.keys() - ignored),
@@ -112,7 +113,10 @@ def check_fit(state: Mapping[str, Tensor], space: Space, path: Path | str) -> No
             for name, shape in expected.items()
             if name in state and shapes[name] != shape
         ],
-        "not finite": [name for name in expected if name in state and not state[name].isfinite().all()],
+        "that are no dense floating-point tensors": odd,
+        "not finite": [
+            name for name in expected if name in state and name not in odd and not state[name].isfinite().all()
+        ],
     }
     if not any(problems.values()):
         return
@@ -121,6 +125,11 @@ def check_fit(state: Mapping[str, Tensor], space: Space, path: Path | str) -> No
         raise CheckpointError(f"{path} is a checkpoint of {actual.code}, not of {space.code}: import it as that.")
     listed = "; ".join(f"{len(names):,} {kind} ({_some(names)})" for kind, names in problems.items() if names)
     raise CheckpointError(f"{path} does not fit {space.code}, the space it was said to be of: parameters {listed}.")
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds floating-point numbers one after the other in this machine's memory."""
+    return value.layout == torch.strided and value.device.type == "cpu" and value.is_floating_point()
 
 
 def _unused_layers(space: Space, expected: Mapping[str, Shape]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pandas as pd
 from spaceevo.config import EvolutionSettings
 from spaceevo.errors import BudgetError
 from spaceevo.progress import progress
-from spaceevo.search.lut import AccuracyLut
+from spaceevo.search.lut import AccuracyLut, smallest_latency
 from spaceevo.search.score import Scorer, SpaceScore
 from spaceevo.space import Space, count_spaces, mutate_space, sample_space
 
@@ -96,23 +96,3 @@ def _row(
     for i, (share, loss) in enumerate(zip(scored.shares, scored.losses, strict=True)):
         row |= {f"share_{i}": share, f"loss_{i}": loss}
     return row
-
-
-def smallest_latency(lut: AccuracyLut) -> float:
-    """The smallest latency, in ms, of any width-consistent combination of the LUT's stage choices."""
-    best = float("inf")
-    for resolution in lut.resolutions:
-        reach: dict[int, float] | None = None
-        for tables in lut.alternatives():
-            if reach is None:
-                reach = {in_width: 0.0 for _, in_width in tables[0]}
-            following: dict[int, float] = {}
-            for table in tables:
-                for in_width, so_far in reach.items():
-                    candidates = table[resolution, in_width]
-                    for width, latency in zip(candidates.out_width, candidates.latency_ms, strict=True):
-                        following[int(width)] = min(following.get(int(width), float("inf")), so_far + float(latency))
-            reach = following
-        assert reach is not None
-        best = min(best, *(ms + lut.head_ms[resolution, width] for width, ms in reach.items()))
-    return best

@@ -48,7 +48,7 @@ class Certificate:
 
 
 def best_space(scorer: Scorer, good: Space) -> Certificate:
-    """The best space of the scorer's table.
+    """The best space of the scorer's table that has subnets within every budget.
 
     Args:
         good: a space to start from; the better it is, the more is excluded without being scored.
@@ -57,6 +57,7 @@ def best_space(scorer: Scorer, good: Space) -> Certificate:
     best, best_score = good, scorer(good)
     hyperspace = scorer.lut.hyperspace
     spaces, scored, behind = count_spaces(hyperspace), 0, 0
+    tightest = int(np.argmin(scorer.budgets_ms))
     search = _search(scorer.lut, bounds)
     next(search)
     with progress("exact search of spaces", spaces) as tick:
@@ -67,7 +68,7 @@ def best_space(scorer: Scorer, good: Space) -> Certificate:
                 space = Space(hyperspace, tuple(key[1] for key in searched), tuple(key[2] for key in searched))
                 found = scorer(space)
                 scored += 1
-                if found.score > best_score.score:
+                if found.score > best_score.score and math.isfinite(found.losses[tightest]):
                     best, best_score = space, found
             tick(behind, f"{scored} scored, best score {best_score.score:.5f}")
     return Certificate(best, best_score, spaces, scored)
@@ -169,15 +170,18 @@ class _Bound:
     def upper(self, loss_expectation: Floats, share_expectation: Floats) -> Floats:
         """The most that the budget can add, from upper bounds of the expectations (any shape).
 
-        A share p below the mass looked for makes both the bound of the loss and the punishment depend on p. The
-        logarithm of the bound is convex in log(1/p), so that its maximum is at one end.
+        The least loss of the best rises with p up to the mass looked for, and the punishment falls with p up to the
+        target share. Between these points the logarithm of the bound is convex in log(1/p), so that its maximum is at
+        one of them or at an end.
         """
         with np.errstate(divide="ignore"):
             log_loss, log_share = np.log(loss_expectation), np.log(share_expectation)
         share = np.minimum(1.0, np.exp(log_share + self.share_gamma * self.budget_ms))
         fewest = 1.0 / self.settings.samples
         most = np.zeros_like(share)
-        for end in (np.maximum(share, fewest), np.full_like(share, fewest)):
+        most_likely = np.maximum(share, fewest)
+        for point in (1.0, self.settings.target_share, self.mass, fewest):
+            end = np.clip(point, fewest, most_likely)
             loss = self._loss(log_loss, self.beta, self.gamma, np.minimum(end, self.mass))
             punishment = np.maximum(1.0, (self.settings.target_share / end) ** self.settings.exponent)
             most = np.maximum(most, 1.0 / (punishment * np.maximum(loss, 1e-9)))

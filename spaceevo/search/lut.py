@@ -115,6 +115,7 @@ def build_lut(
         ArtifactError: a stage, block type, window, arriving width or resolution of the hyperspace has no row.
         ParamsError: latencies are to be the table's, which has none; the fixed stages' are needed and not given.
     """
+    _check_rows(table, hyperspace)
     if settings.latency == "predicted":
         assert predictor is not None
         table = table.assign(latency_ms=_latencies(table, hyperspace, predictor))
@@ -150,6 +151,29 @@ def build_lut(
     return AccuracyLut(hyperspace, searched, fixed, head_ms)
 
 
+def _check_rows(table: pd.DataFrame, hyperspace: Hyperspace) -> None:
+    """Raise an `ArtifactError` that names a row which the hyperspace does not have."""
+    foreign = ~table["stage"].isin([stage.name for stage in hyperspace.searched_stages])
+    for stage in hyperspace.searched_stages:
+        own = table["stage"] == stage.name
+        windows = [set(stage.window_widths(window)) for window in range(stage.windows)]
+        known = table["block_type"].between(0, len(hyperspace.block_types) - 1) & table["window"].between(
+            0, stage.windows - 1
+        )
+        for window, widths in enumerate(windows):
+            known &= (table["window"] != window) | table["out_width"].isin(widths)
+        known &= table["in_width"].isin(hyperspace.in_widths(stage.name))
+        known &= table["resolution"].isin(hyperspace.block_kd_resolutions)
+        foreign |= own & ~known
+    if foreign.any():
+        row = table[foreign].iloc[0]
+        raise ArtifactError(
+            f"The accuracy LUT has a row for {row['stage']}, block type {row['block_type']}, window {row['window']}, "
+            f"widths {row['in_width']} to {row['out_width']} at {row['resolution']} pixels, which {hyperspace.name} "
+            "does not have: it was made for another hyperspace; make it again."
+        )
+
+
 def _head_latencies(hyperspace: Hyperspace, predictor: Predictor, num_classes: int) -> dict[tuple[int, int], float]:
     head_ms = {}
     for resolution in hyperspace.block_kd_resolutions:
@@ -172,13 +196,7 @@ def _given_latencies(hyperspace: Hyperspace, given: Mapping[int, float]) -> Mapp
 def _latencies(table: pd.DataFrame, hyperspace: Hyperspace, predictor: Predictor) -> list[float]:
     latencies = []
     columns = (table[name].tolist() for name in ("stage", "block_type", "in_width", "choice", "resolution"))
-    names = {stage.name for stage in hyperspace.searched_stages}
     for name, block_type, in_width, choice, resolution in zip(*columns, strict=True):
-        if name not in names or not 0 <= block_type < len(hyperspace.block_types):
-            raise ArtifactError(
-                f"The accuracy LUT has a row for {name}, block type {block_type}, which {hyperspace.name} does not "
-                "have: it was made for another hyperspace; make it again."
-            )
         stage = hyperspace.stage(name)
         height = hyperspace.map_size(name, resolution)
         kind = hyperspace.block_types[block_type]
@@ -232,3 +250,23 @@ def _check_complete(
                                 f"The accuracy LUT has no row for {stage.name}, block type {block_type}, window "
                                 f"{window},{arriving} at {resolution} pixels: make it again for this hyperspace."
                             )
+
+
+def smallest_latency(lut: AccuracyLut) -> float:
+    """The smallest latency, in ms, of any width-consistent combination of the LUT's stage choices."""
+    best = float("inf")
+    for resolution in lut.resolutions:
+        reach: dict[int, float] | None = None
+        for tables in lut.alternatives():
+            if reach is None:
+                reach = {in_width: 0.0 for _, in_width in tables[0]}
+            following: dict[int, float] = {}
+            for table in tables:
+                for in_width, so_far in reach.items():
+                    candidates = table[resolution, in_width]
+                    for width, latency in zip(candidates.out_width, candidates.latency_ms, strict=True):
+                        following[int(width)] = min(following.get(int(width), float("inf")), so_far + float(latency))
+            reach = following
+        assert reach is not None
+        best = min(best, *(ms + lut.head_ms[resolution, width] for width, ms in reach.items()))
+    return best

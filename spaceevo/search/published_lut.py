@@ -82,7 +82,8 @@ class _Reader:
             raise ArtifactError(f"{self.path} holds no line: fetch it again.")
         lines = text.rstrip().splitlines()
         ended = "\n" in text[len(text.rstrip()) :]
-        if not ended and len(_decimals(lines[-1])) < len(_decimals(lines[0])):
+        *_, before, last = lines[-1].rsplit(",", 2)
+        if not ended and len(_decimals(last)) < len(_decimals(before)):
             raise self._error(len(lines), "ends in the middle of its last figure; fetch the file again")
         return rows
 
@@ -100,7 +101,7 @@ class _Reader:
         try:
             choice_text, shape, *figures = line.strip().split(",")
             loss, mega_macs, mega_params, latency_ms = (float(figure) for figure in figures)
-            _, channels, height, width = (int(size) for size in shape.split("x"))
+            batch, channels, height, width = (int(size) for size in shape.split("x"))
             choice = tuple(parse_block(part) for part in choice_text.split("_"))
         except ValueError:
             raise self._error(
@@ -112,7 +113,7 @@ class _Reader:
             ) from None
         if len(choice) not in self.stage.depths:
             raise self._error(number, f"has {len(choice)} blocks, which is no depth of {self._expected()}")
-        if channels not in self._in_widths or height != width or height not in self._resolutions:
+        if batch != 1 or channels not in self._in_widths or height != width or height not in self._resolutions:
             raise self._error(number, f"has the input {shape}, which cannot arrive at {self._expected()}")
         if not all(math.isfinite(figure) and figure >= 0 for figure in (loss, mega_macs, mega_params, latency_ms)):
             raise self._error(number, "has a figure that is negative or not finite")
@@ -143,9 +144,9 @@ class _Reader:
         return f"{self.stage.name} of {self.hyperspace.name} with block type {self.block_type} and window {self.window}"
 
     def _error(self, number: int, what: str) -> ArtifactError:
-        return ArtifactError(f"Line {number} of {self.path} {what}.")
+        return ArtifactError(f"Line {number} of {self.path} {what} (read as a LUT of {self.hyperspace.name}).")
 
 
-def _decimals(line: str) -> str:
-    """What follows the last point of a line."""
-    return line.strip().rpartition(".")[2]
+def _decimals(figure: str) -> str:
+    """What follows the point of a figure."""
+    return figure.strip().partition(".")[2]

@@ -18,10 +18,13 @@ from typing import Protocol
 import numpy as np
 
 from spaceevo.config import QTSettings
-from spaceevo.search.lut import AccuracyLut, Floats, Integers
-from spaceevo.search.spectra import Complexes, SpectralSums
-from spaceevo.space import Space
+from spaceevo.search.lut import AccuracyLut, Floats, Integers, smallest_latency
+from spaceevo.search.spectra import Complexes, SparseSpectrum, Spectrum
+from spaceevo.space import Space, sample_space
 
+NEARNESS = 4.0  # of the rooms of budgets that share a spectrum
+ERROR_CHECKS = 5  # random spaces on which the error is measured
+LEAST_ERROR = 1e-5  # relative, stated at least
 MAX_ENUMERATED = 20_000  # combinations of candidates per space, over all resolutions
 
 
@@ -32,8 +35,8 @@ class SpaceScore:
     Attributes:
         losses: infinity, and the budget adds nothing to the score, where fewer than one of the samples that the
             score is defined by would be within the budget.
-        standard_error: numerical error of the score (root mean square over random spaces of the same table); 0 where
-            the table was enumerated.
+        standard_error: numerical error of the score, against sums of twice the resolution (root mean square over
+            random spaces of the same table); 0 where the table was enumerated.
     """
 
     score: float
@@ -152,17 +155,37 @@ class SpectralScorer:
         self.lut = lut
         self.budgets_ms = budgets_ms
         self.settings = settings
-        self.sums = SpectralSums(lut, budgets_ms, settings.top / settings.samples, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        mass = settings.top / settings.samples
+        self._groups = _groups(lut, budgets_ms)
+        spectra = [SparseSpectrum(lut, [budgets_ms[i] for i in group], mass, rng) for group in self._groups]
+        finer = [Spectrum(lut, [budgets_ms[i] for i in group], mass, fineness=2) for group in self._groups]
+        self._spectra = spectra
         self.relative_error = 0.0
-        errors = []
-        for space, transform in self.sums.checks:
-            exact = self._of(transform).score
-            errors.append(self(space).score / exact - 1.0 if exact else 0.0)
-        self.relative_error = float(np.sqrt(np.mean(np.square(errors))))
+        errors = [LEAST_ERROR]
+        for space in [sample_space(lut.hyperspace, rng) for _ in range(ERROR_CHECKS)]:
+            reference = self._score(finer, [spectrum.whole_transform(space) for spectrum in finer]).score
+            if reference:
+                errors.append(2.0 * (self(space).score / reference - 1.0))  # errors of first order halve there
+        self.relative_error = float(np.sqrt(np.sum(np.square(errors)) / max(1, len(errors) - 1)))
 
     def __call__(self, space: Space) -> SpaceScore:
-        return self._of(self.sums.transform(space))
+        return self._score(self._spectra, [spectrum.transform(space) for spectrum in self._spectra])
 
-    def _of(self, transform: Complexes) -> SpaceScore:
-        shares, losses = self.sums.best_within(transform)
+    def _score(self, spectra: Sequence[Spectrum], transforms: Sequence[Complexes]) -> SpaceScore:
+        shares, losses = np.zeros(len(self.budgets_ms)), np.zeros(len(self.budgets_ms))
+        for group, spectrum, transform in zip(self._groups, spectra, transforms, strict=True):
+            shares[group], losses[group] = spectrum.best_within(transform)
         return qt_score(shares.tolist(), losses.tolist(), self.settings, self.relative_error)
+
+
+def _groups(lut: AccuracyLut, budgets_ms: Sequence[float]) -> list[list[int]]:
+    """Which budgets share a spectrum: those within a factor of `NEARNESS` beyond the least latency there is."""
+    rooms = np.array(budgets_ms) - smallest_latency(lut)
+    groups: list[list[int]] = []
+    for index in np.argsort(rooms):
+        if groups and rooms[index] <= NEARNESS * max(rooms[groups[-1][0]], 0.0):
+            groups[-1].append(int(index))
+        else:
+            groups.append([int(index)])
+    return groups

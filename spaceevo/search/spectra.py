@@ -29,9 +29,9 @@ MOST_FREQUENCIES = 2560  # kept of all pairs
 TOLERANCE = 0.02  # pairs that contribute less than this share of the mass looked for are left out
 SENTINELS = 128  # of the pairs left out, how many are computed to tell where they would have mattered
 MOST_LEFT_OUT = 0.2  # estimated sum of what is left out, as a share of the mass looked for, from which on it is counted
-DAMPING = 1e5  # by how much a latency that comes round counts less
+LOG_DAMPING = 11.5  # by how much, as a logarithm, a latency that comes round counts less
 MARGIN = 1.2  # of a circle to what lies on it, so that the edges of one end do not reach the other
-RANDOM_CHECKS = 8  # random spaces on which frequencies are chosen and the error is measured, besides uniform ones
+RANDOM_CHECKS = 8  # random spaces on which frequencies are chosen, besides uniform ones
 LOSS_POINTS = 1024  # at which the distribution of the loss is evaluated
 
 
@@ -42,66 +42,44 @@ class Grid(NamedTuple):
     latency: npt.NDArray[np.intp]
 
 
-class SpectralSums:
-    """Transforms of the loss within each budget, for the spaces of one table.
+class Spectrum:
+    """Transforms of the loss within each budget, for the spaces of one table, from all pairs of frequencies.
 
     Args:
+        budgets_ms: of one order of magnitude, since they share a circle.
         mass: probability of the part of least loss that `best_within` looks for.
-        rng: draws the random spaces that frequencies are chosen on.
-
-    Attributes:
-        checks: these spaces, each with its transform from all frequencies.
+        fineness: 2 has twice the frequencies and points, and more damping: slow, and a measure of the errors of 1.
     """
 
-    def __init__(self, lut: AccuracyLut, budgets_ms: Sequence[float], mass: float, rng: np.random.Generator) -> None:
+    def __init__(self, lut: AccuracyLut, budgets_ms: Sequence[float], mass: float, fineness: int = 1) -> None:
         self.lut = lut
         self.mass = mass
-        self._stages: dict[StageKey, Complexes] = {}
-        self._path: list[tuple[StageKey, Complexes]] = []  # stages of the last space, with the product up to each
+        self.fineness = fineness
+        self._latest = LATENCY_FREQUENCIES * fineness
+        self._loss_count = LOSS_FREQUENCIES * fineness
         tables = lut.alternatives()
         self._in_widths = [sorted({width for table in stage for _, width in table}) for stage in tables]
         parts = [[candidates for table in stage for candidates in table.values()] for stage in tables]
         self._least_loss = [min(float(part.loss.min()) for part in stage) for stage in parts]
         self._least_ms = [min(float(part.latency_ms.min()) for part in stage) for stage in parts]
-        least_head_ms = min(lut.head_ms.values())
-        self._least_ms[-1] += least_head_ms
-        self.room_ms = np.array(budgets_ms) - sum(self._least_ms)
+        self._least_ms[-1] += min(lut.head_ms.values())
+        most_ms = sum(max(float(part.latency_ms.max()) for part in stage) for stage in parts) + max(
+            lut.head_ms.values()
+        )
+        self._room_ms = np.minimum(budgets_ms, most_ms) - sum(self._least_ms)
         widest = sum(max(float(part.loss.max()) for part in stage) for stage in parts) - sum(self._least_loss)
         self._period_loss = MARGIN * widest or 1.0
-        self._period_ms = MARGIN * max(float(self.room_ms.max()), 1e-6)
-        self._damping = np.log(DAMPING) / self._period_ms
-        self._loss_angles = 2j * np.pi / self._period_loss * np.arange(LOSS_FREQUENCIES)
-        latency = np.arange(-LATENCY_FREQUENCIES, LATENCY_FREQUENCIES + 1)
+        self._period_ms = MARGIN * max(float(self._room_ms.max()), 1e-6)
+        self._damping = LOG_DAMPING * (1.0 if fineness == 1 else 1.4) / self._period_ms
+        self._loss_angles = 2j * np.pi / self._period_loss * np.arange(self._loss_count)
+        latency = np.arange(-self._latest, self._latest + 1)
         self._latency_angles = 2j * np.pi / self._period_ms * latency
         self._functional = self._within(latency)
         self._everything = Grid(*(index.ravel() for index in np.indices(self._functional.shape[1:])))
-        self._grid, self._kept, self.checks = self._choose(rng)
-        self._weights = self._functional[:, *self._grid]
-        self._present, self._starts = np.unique(self._grid.loss[: self._kept], return_index=True)
-        self._left_out = len(self._everything.loss) - self._kept
 
-    def transform(self, space: Space) -> Complexes:
-        """The transform of the loss of what is within each budget; complex128 [budgets, loss frequencies]."""
-        weighted = self._total(self.lut.keys(space)) * self._weights
-        found = np.zeros((len(weighted), LOSS_FREQUENCIES), dtype=np.complex128)
-        found[:, self._present] = np.add.reduceat(weighted[:, : self._kept], self._starts, axis=1)
-        sentinels = weighted[:, self._kept :]
-        left_out = np.sqrt((np.abs(sentinels) ** 2).sum(axis=1) * (self._left_out / max(1, sentinels.shape[1])))
-        if (left_out > MOST_LEFT_OUT * self._wanted(found)).any():  # latencies that vary little need all frequencies
-            return np.asarray(self._whole(space).sum(axis=2))
-        return found
-
-    def _total(self, keys: Sequence[StageKey]) -> Complexes:
-        """The product of the stages [frequencies]; what they share with the space before is not computed again."""
-        shared = 0
-        while shared < len(self._path) and self._path[shared][0] == keys[shared]:
-            shared += 1
-        del self._path[shared:]
-        for position in range(shared, len(keys)):
-            matrices = self.stage(position, keys[position])[self.rows(position, keys)]
-            arriving = join(self._path[-1][1], matrices) if self._path else matrices[0]
-            self._path.append((keys[position], arriving))
-        return np.asarray(self._path[-1][1][0].mean(axis=0))
+    def whole_transform(self, space: Space) -> Complexes:
+        """The transform from all pairs of frequencies; complex128 [budgets, loss frequencies]."""
+        return np.asarray(self._whole(space).sum(axis=2))
 
     def _whole(self, space: Space) -> Complexes:
         """What each pair of frequencies adds to the transform; [budgets, loss, latency frequencies]."""
@@ -111,22 +89,19 @@ class SpectralSums:
         ]
         return np.asarray(product(cells).reshape(self._functional.shape[1:]) * self._functional)
 
-    def _wanted(self, transforms: Complexes) -> Floats:
-        """The mass looked for, or what there is of it, but not too little; [..., budgets]."""
-        return np.clip(transforms[..., 0].real, 0.2 * self.mass, self.mass)
-
     def best_within(self, transforms: Complexes) -> tuple[Floats, Floats]:
         """Probability of being within each budget, and mean loss of the best there; two arrays [..., budgets].
 
         The best are the part of least loss that has the probability `mass`, or everything where that is less.
         """
-        step = self._period_loss / LOSS_POINTS
-        loss = np.arange(LOSS_POINTS) * step
-        mass = np.fft.irfft(transforms, LOSS_POINTS)
+        points = LOSS_POINTS * self.fineness
+        step = self._period_loss / points
+        loss = np.arange(points) * step
+        mass = np.fft.irfft(transforms, points)
         reached = np.cumsum(mass, axis=-1) - mass / 2  # up to each point
         moment = np.cumsum(mass * loss, axis=-1) - mass * loss / 2
-        share = transforms[..., 0].real
-        end = np.minimum(LOSS_POINTS - np.argmax(reached[..., ::-1] < self.mass, axis=-1), LOSS_POINTS - 1)[..., None]
+        share = np.clip(transforms[..., 0].real, 0.0, 1.0)
+        end = np.minimum(points - np.argmax(reached[..., ::-1] < self.mass, axis=-1), points - 1)[..., None]
         start = end - 1
         low, high = np.take_along_axis(reached, start, -1), np.take_along_axis(reached, end, -1)
         low_moment, high_moment = np.take_along_axis(moment, start, -1), np.take_along_axis(moment, end, -1)
@@ -142,28 +117,11 @@ class SpectralSums:
         Its filter keeps the sharp edges of tables with few candidates from ringing, and leaves smooth ones as they are.
         """
         rate = self._latency_angles + self._damping
-        room = np.maximum(self.room_ms, 0.0)[:, None]
+        room = np.maximum(self._room_ms, 0.0)[:, None]
         integral = (np.exp(rate * room) - 1.0) / rate / self._period_ms
-        loss_filter = _filter(np.arange(LOSS_FREQUENCIES) / LOSS_FREQUENCIES)
-        latency_filter = _filter(latency / (LATENCY_FREQUENCIES + 1))
+        loss_filter = _filter(np.arange(self._loss_count) / self._loss_count)
+        latency_filter = _filter(latency / (self._latest + 1))
         return np.asarray(integral[:, None, :] * latency_filter * loss_filter[:, None])
-
-    def _choose(self, rng: np.random.Generator) -> tuple[Grid, int, tuple[tuple[Space, Complexes], ...]]:
-        """The pairs of frequencies that matter for various spaces and some others, how many matter, and the spaces."""
-        checks = []
-        largest = np.zeros(self._functional.shape[1:])
-        for space in _various(self.lut.hyperspace, rng):
-            parts = self._whole(space)
-            transform = parts.sum(axis=2)
-            largest = np.maximum(largest, (np.abs(parts) / self._wanted(transform)[:, None, None]).max(axis=0))
-            checks.append((space, transform))
-        chosen = largest >= max(TOLERANCE, float(np.sort(largest, axis=None)[-MOST_FREQUENCIES]))
-        chosen[0, LATENCY_FREQUENCIES] = True
-        others = np.flatnonzero(~chosen.ravel())
-        sentinels = np.sort(rng.choice(others, min(SENTINELS, len(others)), replace=False))
-        indices = np.concatenate([np.flatnonzero(chosen.ravel()), sentinels])
-        grid = Grid(self._everything.loss[indices], self._everything.latency[indices])
-        return grid, int(chosen.sum()), tuple(checks)
 
     def rows(self, position: int, keys: Sequence[StageKey]) -> slice:
         """Which of the widths that can arrive at a stage are those that the stage before it sends: a run of them."""
@@ -172,15 +130,6 @@ class SpectralSums:
         sent = self.lut.out_widths(keys[position - 1])
         first = self._in_widths[position].index(sent[0])
         return slice(first, first + len(sent))
-
-    def stage(self, position: int, key: StageKey) -> Complexes:
-        """A stage's matrices, complex128 [widths arriving, widths leaving, resolutions, frequencies]; remembered.
-
-        Those of the last stage hold the head, and one width leaves.
-        """
-        if key not in self._stages:
-            self._stages[key] = self._cells(position, key, self._grid, slice(None))
-        return self._stages[key]
 
     def _cells(self, position: int, key: StageKey, grid: Grid, rows: slice) -> Complexes:
         table = self.lut.table(key)
@@ -213,6 +162,73 @@ class SpectralSums:
         by_loss = np.exp(np.outer(self._loss_angles, -loss[near]))
         by_latency = np.exp(np.outer(latency_ms[near], -self._latency_angles - self._damping))
         return np.asarray(by_loss @ by_latency / len(candidates.loss))
+
+
+class SparseSpectrum(Spectrum):
+    """The same from the pairs of frequencies that matter, with every stage's matrices computed once.
+
+    Args:
+        rng: draws the random spaces that frequencies are chosen on.
+    """
+
+    def __init__(self, lut: AccuracyLut, budgets_ms: Sequence[float], mass: float, rng: np.random.Generator) -> None:
+        super().__init__(lut, budgets_ms, mass)
+        self._stages: dict[StageKey, Complexes] = {}
+        self._path: list[tuple[StageKey, Complexes]] = []  # stages of the last space, with the product up to each
+        self._grid, self._kept = self._choose(rng)
+        self._weights = self._functional[:, *self._grid]
+        self._present, self._starts = np.unique(self._grid.loss[: self._kept], return_index=True)
+        self._left_out = len(self._everything.loss) - self._kept
+
+    def transform(self, space: Space) -> Complexes:
+        """The transform of the loss of what is within each budget; complex128 [budgets, loss frequencies]."""
+        weighted = self._total(self.lut.keys(space)) * self._weights
+        found = np.zeros((len(weighted), self._loss_count), dtype=np.complex128)
+        found[:, self._present] = np.add.reduceat(weighted[:, : self._kept], self._starts, axis=1)
+        sentinels = weighted[:, self._kept :]
+        left_out = np.sqrt((np.abs(sentinels) ** 2).sum(axis=1) * (self._left_out / max(1, sentinels.shape[1])))
+        if (left_out > MOST_LEFT_OUT * self._wanted(found)).any():  # latencies that vary little need all frequencies
+            return self.whole_transform(space)
+        return found
+
+    def _total(self, keys: Sequence[StageKey]) -> Complexes:
+        """The product of the stages [frequencies]; what they share with the space before is not computed again."""
+        shared = 0
+        while shared < len(self._path) and self._path[shared][0] == keys[shared]:
+            shared += 1
+        del self._path[shared:]
+        for position in range(shared, len(keys)):
+            matrices = self.stage(position, keys[position])[self.rows(position, keys)]
+            arriving = join(self._path[-1][1], matrices) if self._path else matrices[0]
+            self._path.append((keys[position], arriving))
+        return np.asarray(self._path[-1][1][0].mean(axis=0))
+
+    def _wanted(self, transforms: Complexes) -> Floats:
+        """The mass looked for, or what there is of it, but not too little; [..., budgets]."""
+        return np.clip(transforms[..., 0].real, 0.2 * self.mass, self.mass)
+
+    def _choose(self, rng: np.random.Generator) -> tuple[Grid, int]:
+        """The pairs of frequencies that matter for various spaces and some others; and how many matter."""
+        largest = np.zeros(self._functional.shape[1:])
+        for space in _various(self.lut.hyperspace, rng):
+            parts = self._whole(space)
+            wanted = self._wanted(parts.sum(axis=2))
+            largest = np.maximum(largest, (np.abs(parts) / wanted[:, None, None]).max(axis=0))
+        chosen = largest >= max(TOLERANCE, float(np.sort(largest, axis=None)[-MOST_FREQUENCIES]))
+        chosen[0, self._latest] = True
+        others = np.flatnonzero(~chosen.ravel())
+        sentinels = np.sort(rng.choice(others, min(SENTINELS, len(others)), replace=False))
+        indices = np.concatenate([np.flatnonzero(chosen.ravel()), sentinels])
+        return Grid(self._everything.loss[indices], self._everything.latency[indices]), int(chosen.sum())
+
+    def stage(self, position: int, key: StageKey) -> Complexes:
+        """A stage's matrices, complex128 [widths arriving, widths leaving, resolutions, frequencies]; remembered.
+
+        Those of the last stage hold the head, and one width leaves.
+        """
+        if key not in self._stages:
+            self._stages[key] = self._cells(position, key, self._grid, slice(None))
+        return self._stages[key]
 
 
 def _various(hyperspace: Hyperspace, rng: np.random.Generator) -> Iterator[Space]:

@@ -87,7 +87,10 @@ def _load(path: Path, modified_ns: int) -> Mapping[str, Named]:
 
 
 def _parse(path: Path, declared: dict[str, Any]) -> Iterator[Named]:
-    if unknown := set(declared) - {"spaces", "subnets"}:
+    parts = [declared.get(key) or {} for key in ("spaces", "subnets")] if isinstance(declared, dict) else [None]
+    if not all(isinstance(part, dict) and all(isinstance(name, str) for name in part) for part in parts):
+        raise ValueError("it, its spaces and its subnets must be mappings of names")
+    if unknown := set(map(str, declared)) - {"spaces", "subnets"}:
         raise ValueError(f"there are unknown keys {sorted(unknown)}")
     own, subnets = declared.get("spaces") or {}, declared.get("subnets") or {}
     if twice := own.keys() & subnets.keys():

@@ -190,8 +190,10 @@ def image_spec(
     """What the network reads and says: class names of a file, of a split, or numbers; the split's normalisation.
 
     Raises:
-        CheckpointError: there are not as many names as the checkpoint has classes.
+        CheckpointError: there are not as many names as the checkpoint has classes, or no picture can be normalised so.
     """
+    if not all(map(math.isfinite, (*(mean or MEAN), *(std or STD)))) or min(std or STD) <= 0:
+        raise CheckpointError("--mean must be three numbers and --std three numbers above 0, of pixels in [0, 1].")
     count = checkpoint.num_classes
     if names is not None:
         classes, source = _class_names(names), str(names)

@@ -9,7 +9,8 @@ from made import declared
 
 from spaceevo.config import EvolutionSettings, QTSettings
 from spaceevo.errors import BudgetError
-from spaceevo.search.evolve import evolve_space, smallest_latency
+from spaceevo.search.evolve import evolve_space
+from spaceevo.search.lut import smallest_latency
 from spaceevo.search.score import EnumeratingScorer, SpaceScore
 from spaceevo.space import count_spaces, enumerate_spaces, parse_hyperspace
 

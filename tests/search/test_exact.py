@@ -43,12 +43,13 @@ def test_bounds_exclude_most_spaces(many):
 
 
 @pytest.mark.parametrize("share", [0.005, 0.1, 0.6])
-def test_no_score_is_above_its_bound(many, share):
+@pytest.mark.parametrize("settings", [SETTINGS, QTSettings(samples=500, top=100, target_share=0.08, exponent=1.0)])
+def test_no_score_is_above_its_bound(many, share, settings):
     budgets = quantiles(many, share)
-    scorer = EnumeratingScorer(many, budgets, SETTINGS)
+    scorer = EnumeratingScorer(many, budgets, settings)
     rng = np.random.default_rng(0)
     spaces = [sample_space(many.hyperspace, rng) for _ in range(20)]
-    bound = _Bound(many, budgets[0], SETTINGS, spaces[0])
+    bound = _Bound(many, budgets[0], settings, spaces[0])
     slack = []
     for space in spaces:
         keys = many.keys(space)

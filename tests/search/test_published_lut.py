@@ -72,7 +72,11 @@ def test_a_bad_line_is_named(folder, bad, said):
 
 def test_a_last_line_torn_in_its_last_figure_is_named(folder):
     path = folder / "stage1_0_0.csv"
-    path.write_text(path.read_text()[:-3])
+    whole = path.read_text()
+    path.write_text(whole[:-6])  # in the integer part: "…,1"
+    with pytest.raises(ArtifactError, match=r"Line 2 of .*stage1_0_0\.csv ends in the middle"):
+        read_published_lut(folder, HYPERSPACE)
+    path.write_text(whole[:-3])
     with pytest.raises(ArtifactError, match=r"Line 2 of .*stage1_0_0\.csv ends in the middle"):
         read_published_lut(folder, HYPERSPACE)
 

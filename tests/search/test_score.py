@@ -158,3 +158,24 @@ def test_a_budget_that_nothing_can_meet_has_no_share(many):
         args = () if scorer is EnumeratingScorer else (0,)
         found = scorer(many, (0.01,), settings_of(samples=10_000), *args)(next(enumerate_spaces(many.hyperspace)))
         assert found.score == 0 and found.losses == (INFINITY,) and found.shares[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_budgets_far_apart_and_far_out_are_as_one_by_one(many):
+    options = settings_of(samples=10_000, top=50)
+    tight = quantiles(many, 0.2)[0]
+    space = sample_space(many.hyperspace, np.random.default_rng(0))
+    both = SpectralScorer(many, (tight, 1000 * tight), options, 0)(space)
+    alone = [SpectralScorer(many, (budget,), options, 0)(space) for budget in (tight, 1000 * tight)]
+    assert both.shares == pytest.approx([found.shares[0] for found in alone], abs=1e-3)
+    assert both.losses == pytest.approx([found.losses[0] for found in alone], rel=2e-3)
+    assert 0.99 < both.shares[1] <= 1.0
+
+
+def test_the_stated_error_is_that_of_the_scores(many):
+    options = settings_of(samples=10_000, top=50)
+    budgets = quantiles(many, 0.3)
+    spectral, enumerated = SpectralScorer(many, budgets, options, 0), EnumeratingScorer(many, budgets, options)
+    rng = np.random.default_rng(2)
+    spaces = [sample_space(many.hyperspace, rng) for _ in range(20)]
+    errors = [(spectral(space).score - enumerated(space).score) / spectral(space).standard_error for space in spaces]
+    assert np.sqrt(np.mean(np.square(errors))) < 4

@@ -25,6 +25,7 @@ from workflow.micro import make_project, micro_params, snakemake
 
 from spaceevo.data.splits import load_split
 from spaceevo.latency.predictor import read_predictor
+from spaceevo.space.hyperspace import SHIPPED
 
 Params = dict[str, Any]
 
@@ -72,6 +73,7 @@ def at(*keys: str, value: Any) -> Callable[[Params], None]:
     return change
 
 
+TINY = SHIPPED / "tiny.yaml"
 DEVICE = {"space_budgets": ["60%"], "subnet_budgets": ["70%", "75%", "80%", "85%", "90%"]}
 WRONG_PARAMS: dict[str, tuple[Callable[[Params], Any], tuple[str, ...]]] = {
     "unknown section": (at("surch", value=1), ("no key surch",)),
@@ -88,6 +90,7 @@ WRONG_PARAMS: dict[str, tuple[Callable[[Params], Any], tuple[str, ...]]] = {
     "unknown device": (at("devices", "toaster", value=DEVICE), ("no device 'toaster'", "cpu", "pixel4")),
     "device with a wrong file": (at("devices", "mine", value=DEVICE), ("devices/mine.yaml", "thread")),
     "unknown hyperspace": (at("hyperspace", value="huge"), ("no hyperspace 'huge'", "tiny")),
+    "unknown block": (at("hyperspace", value="odd"), ("no block 'mobilenetv9'", "mobilenetv3_res")),
 }
 
 
@@ -100,8 +103,17 @@ def test_wrong_parameters_stop_the_workflow(
     folder = new_project(tmp_path, params)
     (folder / "devices").mkdir()
     (folder / "devices" / "mine.yaml").write_text("runtime: onnxruntime\nthread: 2\n")
+    (folder / "hyperspaces" / "odd.yaml").write_text(TINY.read_text().replace("mobilenetv1_dual", "mobilenetv9"))
     assert_workflow_says(snakemake(folder, "-n"), *mentions)
     assert not (folder / "results").exists()
+
+
+def test_a_file_laid_over_the_parameters_is_named(tmp_path: Path) -> None:
+    folder = new_project(tmp_path, micro_params())
+    (folder / "mine.yaml").write_text("lut: {samples: none}\n")
+    assert_workflow_says(
+        snakemake(folder, "-n", "--configfile", "mine.yaml"), "params.yaml + ", "mine.yaml: lut.samples"
+    )
 
 
 def test_parameters_that_are_not_yaml_stop_the_workflow(tmp_path: Path) -> None:
@@ -135,6 +147,7 @@ def test_a_device_whose_runtime_is_not_installed(
         val="results/val.safetensors",
         counts=micro_params()["profile"],
         seed=0,
+        checkpoint=tmp_path / "out" / "checkpoint.parquet",
         output=tmp_path / "out" / "profile.parquet",
     )
     assert_one_sentence(run(project, words, hook), device, f"pip install {package}")

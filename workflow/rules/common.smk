@@ -7,16 +7,24 @@ from pathlib import Path
 
 from spaceevo.config import parse_params
 from spaceevo.data.names import split_suffix
-from spaceevo.errors import SpaceEvoError
+from spaceevo.errors import ParamsError, SpaceEvoError
 from spaceevo.latency.devices import load_device
+from spaceevo.nn.blocks import check_blocks
 from spaceevo.space import load_hyperspace, parse_space
 
 # Scripts run with the Python that runs Snakemake, whether or not its environment is activated.
 shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
 
 try:
-    PARAMS = parse_params(config)
+    PARAMS = parse_params(
+        config, " + ".join(map(str, ["params.yaml", *workflow.overwrite_configfiles]))
+    )
     HYPERSPACE = load_hyperspace(PARAMS.hyperspace)
+    check_blocks(HYPERSPACE)
+    if PARAMS.lut.published and not Path(PARAMS.lut.published).is_dir():
+        raise ParamsError(
+            f"lut.published: there is no folder {PARAMS.lut.published}; name that of a published LUT."
+        )
     DEVICES = {name: load_device(name) for name in PARAMS.devices}
     CHECKPOINT_SPACES = {
         name: parse_space(entry.space)
