@@ -9,7 +9,22 @@ from dataclasses import replace
 import numpy as np
 
 from spaceevo.nn.plan import Plan
-from spaceevo.quant.graph import ActivationNode, AddNode, ConvNode, GateNode, Int8Graph, Node, PoolNode, random_graph
+from spaceevo.quant.graph import (
+    ActivationNode,
+    AddNode,
+    ConcatNode,
+    ConvNode,
+    GateNode,
+    Int8Graph,
+    MaxPoolNode,
+    Node,
+    PoolNode,
+    ShuffleNode,
+    SigmoidNode,
+    SliceNode,
+    node_inputs,
+    random_graph,
+)
 from spaceevo.quant.grids import HSIGMOID_GRID, LEVELS, RELU6_MAX_SCALE, SIGMOID_GRID, Grid, GridKind, grid_kinds
 
 
@@ -33,7 +48,8 @@ def run(graph: Int8Graph, x: np.ndarray) -> dict[str, np.ndarray]:
 
 def evaluate(node: Node, tensors: Mapping[str, np.ndarray], grids: Mapping[str, Grid]) -> np.ndarray:
     """What a node makes of its inputs' integers, as real values (float64) before they are quantized."""
-    x = real(tensors[node.input], grids[node.input])
+    first = node_inputs(node)[0]
+    x = real(tensors[first], grids[first])
     match node:
         case ConvNode():
             scale = grids[node.input].scale * node.weight_scale.astype(np.float64)
@@ -49,6 +65,26 @@ def evaluate(node: Node, tensors: Mapping[str, np.ndarray], grids: Mapping[str, 
             return x * real(quantize(1 / (1 + np.exp(-x)), SIGMOID_GRID), SIGMOID_GRID)
         case ActivationNode():
             return x * real(quantize(np.clip(x / 6 + 0.5, 0, 1), HSIGMOID_GRID), HSIGMOID_GRID)
+        case SigmoidNode():
+            return 1 / (1 + np.exp(-x))
+        case MaxPoolNode():
+            return _maximum(node, x)
+        case ConcatNode():
+            return np.concatenate([real(tensors[name], grids[name]) for name in node.inputs], axis=1)
+        case SliceNode():
+            return x[:, node.start : node.stop]
+        case ShuffleNode():
+            per_group = x.shape[1] // node.groups
+            order = [g * per_group + i for i in range(per_group) for g in range(node.groups)]
+            return x[:, order]
+
+
+def _maximum(node: MaxPoolNode, x: np.ndarray) -> np.ndarray:
+    pad = ((0, 0), (0, 0), (node.padding, node.padding), (node.padding, node.padding))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x, pad, constant_values=-np.inf), (node.kernel_size, node.kernel_size), axis=(2, 3)
+    )
+    return windows[:, :, :: node.stride, :: node.stride].max(axis=(4, 5))
 
 
 def accumulate(node: ConvNode, x: np.ndarray) -> np.ndarray:

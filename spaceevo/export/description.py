@@ -11,12 +11,13 @@ from spaceevo.nn.store import ImageSpec
 
 def file_description(network: Network, spec: ImageSpec | None = None, name: str = "") -> dict[str, Any]:
     """Codes, resolution and version, and, with a spec, class names and normalisation; JSON-serialisable."""
-    description: dict[str, Any] = {
-        "resolution": network.subnet.resolution,
-        "space": network.space.code,
-        "subnet": network.subnet.code,
-        "spaceevo_version": spaceevo.__version__,
-    }
+    codes = {"space": network.space.code, "subnet": network.subnet.code}
+    return codes | model_description(network.subnet.resolution, spec, name)
+
+
+def model_description(resolution: int, spec: ImageSpec | None = None, name: str = "") -> dict[str, Any]:
+    """The same of a network that no space holds."""
+    description: dict[str, Any] = {"resolution": resolution, "spaceevo_version": spaceevo.__version__}
     if name:
         description["name"] = name
     if spec is not None:

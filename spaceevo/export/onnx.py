@@ -3,12 +3,14 @@
 uint8 activations with int8 per-channel weights are the fast path of onnxruntime on x86. Every tensor t of the graph
 appears as `<t>_q` (uint8) and, where it is read, `<t>_dq` (its float view); a kernel stands between the float views of
 its inputs and one QuantizeLinear. Scales and zero points of activations are scalars (rank 0): others do not fuse.
+What only moves integers works on `<t>_q` itself. Some tensors have more channels than in the graph
+(`spaceevo.export.lanes`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,24 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import spaceevo
+from spaceevo.export.lanes import with_full_lanes
 from spaceevo.export.names import INPUT_NAME, OUTPUT_NAME, VIEW_SUFFIX
-from spaceevo.quant.graph import ActivationNode, AddNode, ConvNode, GateNode, Int8Graph, Node, PoolNode
+from spaceevo.nn.plan import Shape
+from spaceevo.quant.graph import (
+    ActivationNode,
+    AddNode,
+    ConcatNode,
+    ConvNode,
+    GateNode,
+    Int8Graph,
+    MaxPoolNode,
+    MovingNode,
+    Node,
+    PoolNode,
+    ShuffleNode,
+    SigmoidNode,
+    SliceNode,
+)
 from spaceevo.quant.grids import HSIGMOID_GRID, SIGMOID_GRID, Grid
 
 OPSET = 17
@@ -39,31 +57,40 @@ def to_onnx(graph: Int8Graph, outputs: Sequence[str] | None = None) -> bytes:
         A `ModelProto`. Input `input`: float32 [N, C, H, W]. Output `output`: float32 [N, channels] where the last
         map is 1×1 (logits), else [N, channels, height, width]. The description is in `metadata_props`, as JSON.
     """
-    writer = _Writer(graph)
-    for node in graph.nodes:
+    wide = with_full_lanes(graph)
+    writer = _Writer(wide, graph.shapes, frozenset(outputs or ()))
+    for node in wide.nodes:
         writer.add(node)
     data: bytes = writer.model(outputs or ()).SerializeToString()
     return data
 
 
 class _Writer:
-    """Collects the nodes and initializers of one model."""
+    """Collects the nodes and initializers of one model.
 
-    def __init__(self, graph: Int8Graph) -> None:
+    Args:
+        graph: what is written.
+        shapes: of the tensors as they are given out, which have as many channels or fewer.
+        outputs: tensors that are given out.
+    """
+
+    def __init__(self, graph: Int8Graph, shapes: Mapping[str, Shape], outputs: frozenset[str]) -> None:
         self.graph = graph
+        self.shapes = shapes
+        self.cropped = {tensor for tensor in outputs if shapes[tensor] != graph.shapes[tensor]}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.views: set[str] = set()
-        self.quantize(INPUT_NAME, graph.input, graph.grids[graph.input])
+        self.input()
 
     def model(self, outputs: Sequence[str]) -> onnx.ModelProto:
         graph = self.graph
         infos = [self.output_info()]
-        infos += [_float_info(self.view(tensor), graph.shapes[tensor]) for tensor in outputs]
+        infos += [_float_info(self.given_out(tensor), self.shapes[tensor]) for tensor in outputs]
         onnx_graph = helper.make_graph(
             self.nodes,
             "spaceevo",
-            [_float_info(INPUT_NAME, graph.shapes[graph.input])],
+            [_float_info(INPUT_NAME, self.shapes[graph.input])],
             infos,
             list(self.initializers.values()),
         )
@@ -77,6 +104,30 @@ class _Writer:
         helper.set_model_props(model, {key: json.dumps(value) for key, value in graph.description.items()})
         onnx.checker.check_model(model, full_check=True)
         return model
+
+    def input(self) -> None:
+        """Quantize the input, and add channels to it where the graph has more."""
+        name, grid = self.graph.input, self.graph.grids[self.graph.input]
+        added = self.graph.shapes[name].channels - self.shapes[name].channels
+        if not added:
+            self.quantize(INPUT_NAME, name, grid)
+            return
+        scale, zero_point = self.grid(name, grid)
+        self.node("QuantizeLinear", [INPUT_NAME, scale, zero_point], f"{name}_narrow_q")
+        pads = self.initializer(f"{name}_pads", np.array([0, 0, 0, 0, 0, added, 0, 0], np.int64))
+        self.node("Pad", [f"{name}_narrow_q", pads, zero_point], f"{name}_q")
+
+    def given_out(self, tensor: str) -> str:
+        """Name of the float view of a tensor with the channels that are given out."""
+        if tensor not in self.cropped:
+            return self.view(tensor)
+        self.slice(tensor, f"{tensor}_narrow_q", 0, self.shapes[tensor].channels)
+        self.node(
+            "DequantizeLinear",
+            [f"{tensor}_narrow_q", *self.grid(tensor, self.graph.grids[tensor])],
+            tensor + VIEW_SUFFIX,
+        )
+        return tensor + VIEW_SUFFIX
 
     def output_info(self) -> onnx.ValueInfoProto:
         """Write the network's output and describe it."""
@@ -96,6 +147,10 @@ class _Writer:
         """Write one node of the graph and the quantization of its output."""
         raw, grid = f"{node.output}_raw", self.graph.grids[node.output]
         match node:
+            case MaxPoolNode() | ConcatNode() | SliceNode() | ShuffleNode():
+                self.move(node)
+                self.grid(node.output, grid)
+                return
             case ConvNode():
                 self.conv(node, raw)
             case PoolNode():
@@ -107,7 +162,36 @@ class _Writer:
             case ActivationNode():
                 gate = self.swish_gate(node) if node.activation == "swish" else self.hswish_gate(node)
                 self.node("Mul", [self.view(node.input), gate], raw)
+            case SigmoidNode():
+                self.node("Sigmoid", [self.view(node.input)], raw)
         self.quantize(raw, node.output, grid)
+
+    def move(self, node: MovingNode) -> None:
+        """Write a node that reads and writes integers of one grid."""
+        output = f"{node.output}_q"
+        match node:
+            case MaxPoolNode():
+                size, stride, pads = [node.kernel_size] * 2, [node.stride] * 2, [node.padding] * 4
+                self.node("MaxPool", [f"{node.input}_q"], output, kernel_shape=size, strides=stride, pads=pads)
+            case ConcatNode():
+                self.node("Concat", [f"{name}_q" for name in node.inputs], output, axis=1)
+            case SliceNode():
+                self.slice(node.input, output, node.start, node.stop)
+            case ShuffleNode():
+                self.shuffle(node, output)
+
+    def slice(self, tensor: str, output: str, start: int, stop: int) -> None:
+        """Write the channels `start` to `stop` of a tensor's integers as `output`."""
+        start_stop_axis = [self.initializer(f"index_{i}", np.array([i], np.int64)) for i in (start, stop, 1)]
+        self.node("Slice", [f"{tensor}_q", *start_stop_axis], output)
+
+    def shuffle(self, node: ShuffleNode, output: str) -> None:
+        channels, height, width = self.graph.shapes[node.output]
+        rows = np.array([0, node.groups, channels // node.groups, height, width], np.int64)
+        self.node("Reshape", [f"{node.input}_q", self.initializer(f"{output}_rows", rows)], f"{output}_rowwise")
+        self.node("Transpose", [f"{output}_rowwise"], f"{output}_columnwise", perm=[0, 2, 1, 3, 4])
+        flat = self.initializer(f"{output}_shape", np.array([0, channels, height, width], np.int64))
+        self.node("Reshape", [f"{output}_columnwise", flat], output)
 
     def conv(self, node: ConvNode, raw: str) -> None:
         name, pad = node.output, node.kernel_size // 2
@@ -156,7 +240,7 @@ class _Writer:
 
     def view(self, tensor: str) -> str:
         """Name of the float view of a quantized tensor, written when first asked for."""
-        name = tensor + VIEW_SUFFIX
+        name = tensor + ("_wide" if tensor in self.cropped else "") + VIEW_SUFFIX
         if name not in self.views:
             self.views.add(name)
             self.node("DequantizeLinear", [f"{tensor}_q", f"{tensor}_scale", f"{tensor}_zero_point"], name)

@@ -13,9 +13,13 @@ from spaceevo.data.transforms import resize
 from spaceevo.export.verify import Verification
 from spaceevo.nn.plain import Network, PlainBlock
 from spaceevo.nn.plan import INPUT
+from spaceevo.quant.float_graph import dequantized, run
+from spaceevo.quant.graph import Int8Graph
+from spaceevo.quant.grids import LEVELS, Grid
 from spaceevo.quant.quantizers import ActivationQuantizer, FixedQuantizer, int8
 from spaceevo.train.evaluate import logits
 
+BATCH = 16  # images per pass over an int8 graph
 TRACED_IMAGES = 4  # whose tensors are all kept, to find where a file diverges
 
 
@@ -35,12 +39,34 @@ def simulate(network: Network, images: Tensor) -> Verification:
         y = int8(quantizer, x)
         if quantizer in names:
             grid = cast(ActivationQuantizer | FixedQuantizer, quantizer).grid()
-            integers = torch.round(y.double() / grid.scale) + grid.zero_point
-            tensors[names[quantizer]] = integers.clamp(0, 255).to(torch.uint8).cpu().numpy()
+            tensors[names[quantizer]] = _integers(y, grid)
         return y
 
     network(inputs[:TRACED_IMAGES], trace)
     return Verification(inputs.cpu().numpy(), logits(network, inputs, int8).cpu().numpy(), tensors)
+
+
+@torch.no_grad()
+def simulate_graph(graph: Int8Graph, images: Tensor) -> Verification:
+    """The same of an int8 graph itself, for float32 images [N, C, H, W] of the size that it takes."""
+    simulated, quantize = dequantized(graph)
+    tensors: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def trace(name: str | Grid, x: Tensor) -> Tensor:
+        y = quantize(name, x)
+        if isinstance(name, str):
+            tensors[name] = _integers(y, graph.grids[name])
+        return y
+
+    run(simulated, images[:TRACED_IMAGES], trace)
+    logits = torch.cat([run(simulated, batch, quantize).flatten(1) for batch in torch.split(images, BATCH)])
+    return Verification(images.cpu().numpy(), logits.cpu().numpy(), tensors)
+
+
+def _integers(x: Tensor, grid: Grid) -> npt.NDArray[np.uint8]:
+    """The integers of values that lie on a grid."""
+    integers = torch.round(x.double() / grid.scale) + grid.zero_point
+    return integers.clamp(0, LEVELS).to(torch.uint8).cpu().numpy()
 
 
 def _tensor_names(network: Network) -> dict[nn.Module, str]:

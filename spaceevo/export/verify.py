@@ -19,7 +19,7 @@ from spaceevo.export import runners
 from spaceevo.export.names import OUTPUT_NAME
 from spaceevo.export.onnx import to_onnx
 from spaceevo.export.tflite import float_kernels, to_tflite
-from spaceevo.quant.graph import AddNode, GateNode, Int8Graph, Node
+from spaceevo.quant.graph import Int8Graph, node_inputs
 from spaceevo.quant.grids import LEVELS, Grid
 
 VERIFICATION_KIND = "verification"
@@ -176,20 +176,11 @@ def _divergence(file: Path, graph: Int8Graph, verification: Verification) -> str
         wanted = verification.tensors[node.output].astype(np.int64)
         off = np.abs(_integers(actual[node.output], graph.grids[node.output]).reshape(wanted.shape) - wanted)
         mean = means[node.output] = float(off.mean())
-        if mean > max(DIVERGING_MEAN, *(DIVERGING_LEAP * means.get(tensor, 0.0) for tensor in _inputs(node))):
+        if mean > max(DIVERGING_MEAN, *(DIVERGING_LEAP * means.get(tensor, 0.0) for tensor in node_inputs(node))):
             share = float(np.mean(off > 1))
             return f"the first tensor to diverge is {node.output}: {share:.1%} of it by more than 1, up to {off.max()}."
     worst = max(means, key=means.__getitem__)
     return f"rounding differences add up along the network, most in {worst} (by {means[worst]:.2f} on average)."
-
-
-def _inputs(node: Node) -> tuple[str, ...]:
-    match node:
-        case AddNode():
-            return node.input, node.other
-        case GateNode():
-            return node.input, node.gate
-    return (node.input,)
 
 
 def _integers(values: FloatArray, grid: Grid) -> npt.NDArray[np.int64]:

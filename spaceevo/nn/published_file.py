@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def _load(path: Path) -> Any:
         with warnings.catch_warnings(), _settings_allowed(path):
             warnings.simplefilter("ignore")  # of a pickle's protocol, where the error below says more
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"loading it would run {named[1]}" if named else "it is a pickle that could run code"
         raise CheckpointError(

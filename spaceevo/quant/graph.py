@@ -6,9 +6,13 @@ real(t) = scale_t · (q_t − zero_point_t) and Q_t(v) = clip(round(v / scale_t)
     conv   q_out = Q(s_in · s_w[o] · (bias[o] + Σ w · (q_in − z_in))), padding kernel_size // 2 with real zeros
     pool   q_out = Q(mean over the map of real(in))
     add    q_out = Q(real(in) + real(other))
-    gate   q_out = Q(real(in) · real(gate)), gate broadcast over the map
+    gate   q_out = Q(real(in) · real(gate)), a 1×1 gate broadcast over the map
     swish  q_out = Q(real(in) · g), g the sigmoid of real(in) on the grid 1/256, zero point 0
     hswish q_out = Q(real(in) · g), g = clip(real(in) / 6 + 0.5, 0, 1) on the grid 1/255, zero point 0
+    sigmoid q_out = Q(sigmoid(real(in))), always on the grid 1/256, zero point 0
+
+Four nodes only move integers, so that their inputs and output share one grid: maxpool (padding never wins), concat (of
+channels), slice (a run of channels) and shuffle (channels in `groups` rows read column by column).
 
 Rectifiers and the hard sigmoid need no nodes: they are the ends of grids. Nor does the pooling of a 1×1 map.
 """
@@ -18,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +87,7 @@ class AddNode:
 
 @dataclass(frozen=True)
 class GateNode:
-    """Product of a tensor and a 1×1 map with as many channels."""
+    """Product of a tensor and another with as many channels: a 1×1 map, or a map of the same size."""
 
     output: str
     input: str
@@ -99,7 +103,75 @@ class ActivationNode:
     activation: SmoothActivation
 
 
-Node = ConvNode | PoolNode | AddNode | GateNode | ActivationNode
+@dataclass(frozen=True)
+class SigmoidNode:
+    """Sigmoid, onto the runtimes' fixed grid."""
+
+    output: str
+    input: str
+
+
+@dataclass(frozen=True)
+class MaxPoolNode:
+    """Maximum over windows of `kernel_size` squared, with `padding` on each side."""
+
+    output: str
+    input: str
+    kernel_size: int
+    stride: int
+    padding: int
+
+
+@dataclass(frozen=True)
+class ConcatNode:
+    """Channels of several maps of one size, one after another."""
+
+    output: str
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SliceNode:
+    """Channels `start` to `stop` (exclusive)."""
+
+    output: str
+    input: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ShuffleNode:
+    """Channel shuffle: channel i · groups + g of the output is channel g · (channels / groups) + i of the input."""
+
+    output: str
+    input: str
+    groups: int
+
+
+MovingNode = MaxPoolNode | ConcatNode | SliceNode | ShuffleNode
+Node = ConvNode | PoolNode | AddNode | GateNode | ActivationNode | SigmoidNode | MovingNode
+
+_NODE_TYPES: tuple[type[Node], ...] = get_args(Node)
+
+
+class Reader(Protocol):
+    """A node that reads `input`, and nothing else unless it is one of those above."""
+
+    @property
+    def input(self) -> str: ...
+
+
+def node_inputs(node: Node | Reader) -> tuple[str, ...]:
+    """The tensors that a node reads, in order."""
+    match node:
+        case AddNode():
+            return node.input, node.other
+        case GateNode():
+            return node.input, node.gate
+        case ConcatNode():
+            return node.inputs
+    return (node.input,)
 
 
 @dataclass(frozen=True)
@@ -230,12 +302,14 @@ def write_graph(path: Path | str, graph: Int8Graph, record: Record) -> None:
 def read_graph(path: Path | str) -> Int8Graph:
     """Read a graph written by `write_graph`; `ArtifactError` where it cannot be."""
     arrays, content = read_tensors(path, GRAPH_KIND)
-    types = {cls.__name__: cls for cls in (ConvNode, PoolNode, AddNode, GateNode, ActivationNode)}
+    types = {cls.__name__: cls for cls in _NODE_TYPES}
     nodes = []
     for entry in content["nodes"]:
         cls = types[entry.pop("type")]
         if cls is ConvNode:
             entry |= {key: arrays[f"{entry['output']}.{key}"] for key in ("weight", "weight_scale", "bias")}
+        if cls is ConcatNode:
+            entry["inputs"] = tuple(entry["inputs"])
         nodes.append(cls(**entry))
     return Int8Graph(
         input=content["input"],

@@ -23,7 +23,7 @@ from spaceevo.nn.plan import Add, Conv, Plan
 LEVELS = 255  # of activations: integers 0 … 255
 WEIGHT_LEVELS = 127  # of weights: integers −127 … 127, symmetric
 
-GridKind = Literal["affine", "relu", "relu6", "hsigmoid", "image"]
+GridKind = Literal["affine", "relu", "relu6", "hsigmoid", "sigmoid", "image"]
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def lower(network: Network, description: Mapping[str, Any]) -> Int8Graph:
         match op:
             case Conv() | Linear():
                 layer = layers[op.output]
-                parts = _integer_bias(*layer.weights(), layer.bias(), grids[op.input].scale)
+                parts = integer_bias(*layer.weights(), layer.bias(), grids[op.input].scale)
                 smooth = isinstance(op, Conv) and op.activation in SMOOTH_ACTIVATIONS
                 nodes.append(conv_node(op, before(op.output) if smooth else op.output, *parts))
                 nodes += activation_nodes(op)
@@ -118,7 +118,7 @@ def snap_biases(network: Network) -> None:
     grids = _grids(network)
     for layer in _layers(network):
         input_scale = grids[layer.op.input].scale
-        _, scale, integers = _integer_bias(*layer.weights(), layer.bias(), input_scale)
+        _, scale, integers = integer_bias(*layer.weights(), layer.bias(), input_scale)
         layer.set_bias(integers * (input_scale * scale.astype(np.float64)))
 
 
@@ -157,10 +157,17 @@ def _gain(norm: nn.BatchNorm2d) -> Floats:
     return folded
 
 
-def _integer_bias(
+def integer_bias(
     weight: npt.NDArray[np.int8], scale: Floats, bias: Floats, input_scale: float
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """Weights, scales and biases in integers; a channel too small to carry its bias becomes a constant."""
+    """Weights, scales and biases in integers; a channel too small to carry its bias becomes a constant.
+
+    Args:
+        weight: int8 [channels, ...].
+        scale: of the weights, float64 [channels], positive.
+        bias: real values, float64 [channels].
+        input_scale: of the grid that the layer reads.
+    """
     smallest = np.maximum(np.abs(bias) / (input_scale * MAX_BIAS), 1e-12)
     constant = scale < smallest
     weight = np.where(constant.reshape(-1, *(1,) * (weight.ndim - 1)), 0, weight).astype(np.int8)

@@ -144,4 +144,5 @@ class WeightQuantizer(nn.Module):
 
 def activation_quantizer(kind: GridKind) -> FixedQuantizer | ActivationQuantizer:
     """The quantizer of a tensor whose grid is of this kind."""
-    return FixedQuantizer(HSIGMOID_GRID) if kind == "hsigmoid" else ActivationQuantizer(kind)
+    fixed = {"hsigmoid": HSIGMOID_GRID, "sigmoid": SIGMOID_GRID}
+    return FixedQuantizer(fixed[kind]) if kind in fixed else ActivationQuantizer(kind)

@@ -12,20 +12,25 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from interpreter import calibrated_graph, pictures
+from layers import Layers, shaken
 
 from spaceevo.artifacts import Record
 from spaceevo.export.onnx import to_onnx
 from spaceevo.nn.blocks import BLOCKS, block_plan
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import Op, Plan
+from spaceevo.quant.fit import fit
 from spaceevo.quant.graph import Int8Graph, write_graph
-from spaceevo.quant.grids import SMOOTH_ACTIVATIONS
+from spaceevo.quant.grids import SMOOTH_ACTIVATIONS, Grid
+from spaceevo.quant.trace import trace
 from spaceevo.space import BlockChoice, load_hyperspace, sample_space, sample_subnet
 
 WIDTH = 16  # channels that arrive at the blocks
 ACTIVATIONS = {"relu": 14, "relu6": 13, "swish": 14, "hswish": 13}  # with the size of the map: even and odd
 SUBNETS = ("tiny_0", "tiny_1")
+LAYERS = {"layers_even": 32, "layers_odd": 27}  # every kind of layer of other people's networks, by size of the picture
 DESCRIPTION = {"class_names": [f"class {i}" for i in range(10)], "subnet": "d1", "mean": [0.5, 0.5, 0.5]}
 
 CONVERT = """
@@ -38,7 +43,7 @@ for path in Path(sys.argv[1]).glob("*.safetensors"):
     graph = read_graph(path)
     tensors = [node.output for node in graph.nodes]
     path.with_suffix(".debug.tflite").write_bytes(to_tflite(graph, tensors))
-    if path.stem.startswith("tiny"):
+    if path.stem.startswith(("tiny", "layers_even")):
         path.with_suffix(".tflite").write_bytes(to_tflite(graph))
 """
 
@@ -87,6 +92,14 @@ def random_subnet(seed: int) -> tuple[Plan, int]:
     return subnet_plan(space, subnet, 10), subnet.resolution
 
 
+def traced_graph(x: np.ndarray, seed: int) -> Int8Graph:
+    """The network of `layers`, with grids fitted to `x`."""
+    images = torch.from_numpy(x)
+    graph = trace(shaken(Layers(), seed, images), images[:2])
+    scale = float(np.abs(x).max()) / 127
+    return fit(graph, [images], Grid(scale, 128), torch.Generator().manual_seed(seed), DESCRIPTION)
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
     folder = tmp_path_factory.mktemp("exported")
@@ -100,6 +113,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
         x = pictures(32, 3, resolution, rng)
         graph = replace(calibrated_graph(plan, x, rng), description=DESCRIPTION)
         cases[name] = Exported(folder, name, graph, x)
+    for seed, (name, size) in enumerate(LAYERS.items()):
+        x = pictures(8, 3, size, rng)
+        cases[name] = Exported(folder, name, traced_graph(x, seed), x)
     for case in cases.values():
         write_graph(case.file(".safetensors"), case.graph, Record({}))
         case.file(".onnx").write_bytes(to_onnx(case.graph))

@@ -1,15 +1,19 @@
 """Interpreter, onnxruntime and TFLite agree: every node of every block type, and whole subnets."""
 
+from typing import get_args
+
 import interpreter
 import numpy as np
 import pytest
 
 from spaceevo.export.runners import load
 from spaceevo.nn.blocks import BLOCKS
+from spaceevo.quant.graph import MovingNode, Node
 
 SUFFIXES = (".onnx", ".tflite")
 ACTIVATIONS = ("relu", "relu6", "swish", "hswish")
 SUBNETS = ("tiny_0", "tiny_1")
+LAYERS = ("layers_even", "layers_odd")
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +44,11 @@ def differences(graph, tensors, prefix=""):
     }
 
 
-CASES = [(case, suffix) for case in (*ACTIVATIONS, *SUBNETS) for suffix in SUFFIXES]
+CASES = [(case, suffix) for case in (*ACTIVATIONS, *SUBNETS, *LAYERS) for suffix in SUFFIXES]
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize(("case", "suffix"), [case for case in CASES if case[0] not in SUBNETS])
+@pytest.mark.parametrize(("case", "suffix"), [case for case in CASES if case[0] in ACTIVATIONS])
 def test_every_block_is_within_one(exported, integers, case, suffix, block):
     found = differences(exported[case].graph, integers(case, suffix), f"{block}_")
     assert found
@@ -59,7 +63,15 @@ def test_nearly_all_values_are_equal(exported, integers, case, suffix):
     assert np.mean(off != 0) < 1e-3
 
 
-@pytest.mark.parametrize("case", SUBNETS)
+@pytest.mark.parametrize(("case", "suffix"), [case for case in CASES if case[0] in LAYERS])
+def test_what_moves_integers_is_exact(exported, integers, case, suffix):
+    moving = [node.output for node in exported[case].graph.nodes if isinstance(node, MovingNode)]
+    found = differences(exported[case].graph, integers(case, suffix))
+    assert {type(node) for node in exported[case].graph.nodes} == set(get_args(Node))
+    assert [name for name in moving if np.any(found[name])] == []
+
+
+@pytest.mark.parametrize("case", (*SUBNETS, "layers_even"))
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_logits_of_subnets(exported, suffix, case):
     graph, x = exported[case].graph, exported[case].inputs
@@ -73,7 +85,7 @@ def test_logits_of_subnets(exported, suffix, case):
     assert np.mean(logits.argmax(1) == expected.argmax(1)) >= 0.8
 
 
-@pytest.mark.parametrize("case", SUBNETS)
+@pytest.mark.parametrize("case", (*SUBNETS, "layers_even"))
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_giving_out_all_tensors_changes_nothing(exported, suffix, case):
     x = exported[case].inputs

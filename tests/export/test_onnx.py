@@ -10,7 +10,8 @@ from spaceevo.quant.graph import ConvNode
 
 INTEGER = {"QLinearConv", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearGlobalAveragePool"}
 ENDS = {"QuantizeLinear": 1, "DequantizeLinear": 1}
-MOVES = {"Transpose", "Flatten"}
+MOVES = {"Transpose", "Flatten", "Pad"}
+OTHER_MOVES = {"NhwcMaxPool", "Concat", "Slice", "Split", "Reshape"}
 
 
 def optimized(path, folder):
@@ -30,11 +31,18 @@ def test_only_integer_kernels_run(exported, tmp_path, case):
     assert found["QLinearConv"] == sum(isinstance(node, ConvNode) for node in exported[case].graph.nodes)
 
 
+@pytest.mark.parametrize("case", ["layers_even", "layers_odd"])
+def test_only_integer_kernels_run_in_other_networks(exported, tmp_path, case):
+    found = optimized(exported[case].file(".onnx"), tmp_path)
+    assert set(found) == INTEGER | set(ENDS) | MOVES | OTHER_MOVES
+    assert {op: found[op] for op in ENDS} == ENDS
+
+
 @pytest.mark.parametrize("case", ["relu", "relu6", "swish", "hswish"])
 def test_only_integer_kernels_run_in_every_block(exported, tmp_path, case):
     graph = exported[case].graph
     found = optimized(exported[case].file(".debug.onnx"), tmp_path)
-    assert set(found) <= INTEGER | set(ENDS) | MOVES
+    assert set(found) <= INTEGER | set(ENDS) | MOVES | {"Slice"}  # of channels that were added
     assert found["QLinearConv"] == sum(isinstance(node, ConvNode) for node in graph.nodes)
 
 
@@ -44,9 +52,12 @@ def test_initializers_are_the_graphs(exported):
     values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in graph.nodes:
         if isinstance(node, ConvNode):
-            np.testing.assert_array_equal(values[f"{node.output}_weight"], node.weight)
-            np.testing.assert_array_equal(values[f"{node.output}_weight_scale"], node.weight_scale)
-            np.testing.assert_array_equal(values[f"{node.output}_bias"], node.bias)
+            found = {name: values[f"{node.output}_{name}"] for name in ("weight", "weight_scale", "bias")}
+            for name, expected in {name: getattr(node, name) for name in found}.items():
+                own = tuple(slice(size) for size in expected.shape)  # the others are of channels that were added
+                np.testing.assert_array_equal(found[name][own], expected)
+                if name != "weight_scale":
+                    assert np.count_nonzero(found[name]) == np.count_nonzero(expected)
     for name, grid in graph.grids.items():
         assert values[f"{name}_scale"].shape == ()
         assert values[f"{name}_scale"] == np.float32(grid.scale)

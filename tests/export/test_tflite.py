@@ -1,6 +1,7 @@
 import json
 import zipfile
 
+import interpreter
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from spaceevo.export import tflite
 from spaceevo.export.tflite import float_kernels
-from spaceevo.quant.graph import ActivationNode, ConvNode, GateNode
+from spaceevo.nn.plan import Shape
+from spaceevo.quant.graph import ActivationNode, ConvNode, GateNode, Int8Graph
+from spaceevo.quant.grids import Grid
 
-CASES = ("relu", "relu6", "swish", "hswish", "tiny_0", "tiny_1")
+CASES = ("relu", "relu6", "swish", "hswish", "tiny_0", "tiny_1", "layers_even", "layers_odd")
 CONVOLUTIONS = {schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D}
 
 
@@ -59,7 +62,7 @@ def test_weights_scales_and_biases_are_the_graphs(exported, case):
     for node in nodes:
         _, weight, bias = found[node.output]
         integers = np.array(model.buffers[weight.buffer].data, np.uint8).view(np.int8).reshape(weight.shape)
-        expected = node.weight if node.groups == 1 else node.weight.transpose(1, 0, 2, 3)
+        expected = node.weight.transpose(1, 0, 2, 3) if node.groups == len(node.weight) > 1 else node.weight
         np.testing.assert_array_equal(integers, expected.transpose(0, 2, 3, 1))  # OHWI, or 1HWC where depthwise
         np.testing.assert_array_equal(np.array(weight.quantization.scale, np.float32), node.weight_scale)
         assert not np.any(weight.quantization.zeroPoint)
@@ -78,6 +81,26 @@ def test_grids_are_the_graphs(exported, case):
         assert details[name]["dtype"] == np.int8
         assert np.float32(scale) == np.float32(grid.scale)
         assert zero_point == grid.zero_point - 128
+
+
+@pytest.mark.parametrize(("channels", "size"), [(48, 16), (24, 12), (7, 7), (34, 2)])
+def test_large_depthwise_kernels_come_in_blocks(channels, size):
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-127, 128, (channels, 1, 7, 7), dtype=np.int8)
+    bias = rng.integers(-99, 99, channels, dtype=np.int32)
+    node = ConvNode("out", "in", weight, np.ones(channels, np.float32), bias, 2, channels)
+    blocks = tflite.in_blocks(node)
+    assert blocks.groups == channels // size
+    shapes = {"in": Shape(channels, 9, 9), "out": Shape(channels, 5, 5)}
+    graph = Int8Graph("in", (node,), {"in": Grid(1.0, 0), "out": Grid(1.0, 0)}, shapes)
+    assert tflite.for_x86(graph).nodes[0].groups == blocks.groups
+    x = rng.integers(-255, 256, (1, channels, 9, 9))
+    np.testing.assert_array_equal(interpreter.accumulate(blocks, x), interpreter.accumulate(node, x))
+
+
+def test_small_depthwise_kernels_stay():
+    node = ConvNode("out", "in", np.ones((32, 1, 5, 5), np.int8), np.ones(32), np.zeros(32, np.int32), 1, 32)
+    assert tflite.in_blocks(node) is node
 
 
 def test_activations_use_their_own_kernels(exported):

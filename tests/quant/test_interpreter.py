@@ -7,8 +7,20 @@ import torch
 
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.plan import Shape
-from spaceevo.quant.graph import ActivationNode, AddNode, ConvNode, GateNode, Int8Graph, PoolNode
-from spaceevo.quant.grids import HSIGMOID_GRID, Grid
+from spaceevo.quant.graph import (
+    ActivationNode,
+    AddNode,
+    ConcatNode,
+    ConvNode,
+    GateNode,
+    Int8Graph,
+    MaxPoolNode,
+    PoolNode,
+    ShuffleNode,
+    SigmoidNode,
+    SliceNode,
+)
+from spaceevo.quant.grids import HSIGMOID_GRID, SIGMOID_GRID, Grid
 from spaceevo.space import BlockChoice
 
 
@@ -64,6 +76,23 @@ def test_nodes_by_hand():
     swish = ActivationNode("out", "in", "swish")
     assert run_node(swish, [110, 100], Grid(1 / 256, 0)) == [187, 0]  # sigmoid(1) = 0.7311 is 187 / 256
     assert run_node(swish, [255, 0], Grid(0.1, 100)) == [100 + 154, 100]  # a sigmoid of one is 255 / 256
+
+
+def test_other_nodes_by_hand():
+    assert run_node(SigmoidNode("out", "in"), [110, 100], SIGMOID_GRID) == [187, 128]
+    same = Grid(0.1, 100)
+    assert run_node(MaxPoolNode("out", "in", 1, 1, 0), [110, 90], same) == [110, 90]
+    assert run_node(MaxPoolNode("out", "in", 3, 2, 1), [3, 90], same) == [90]  # padding is less than any value
+    channels = np.arange(6, dtype=np.uint8).reshape(1, 6, 1, 1)
+    grids = {"in": same, "out": same}
+
+    def moved(node):
+        value = interpreter.evaluate(node, {"in": channels}, grids)
+        return interpreter.quantize(value, same).ravel().tolist()
+
+    assert moved(SliceNode("out", "in", 1, 3)) == [1, 2]
+    assert moved(ConcatNode("out", ("in", "in"))) == [0, 1, 2, 3, 4, 5] * 2
+    assert moved(ShuffleNode("out", "in", 2)) == [0, 3, 1, 4, 2, 5]
 
 
 def test_graph_runs_in_order_and_pads_with_real_zeros():
