@@ -12,8 +12,9 @@ from typing import Any
 import spaceevo
 from spaceevo.artifacts import write_bytes
 from spaceevo.latency.devices import MeasureOptions
+from spaceevo.latency.machine import inspect_cpu
 from spaceevo.latency.measure import measure
-from spaceevo.report.environment import PACKAGES, inspect_cpu, package_version
+from spaceevo.report.environment import PACKAGES, package_version
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"

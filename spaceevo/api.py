@@ -32,22 +32,25 @@ from torch import Tensor, nn
 
 from spaceevo.artifacts import Record
 from spaceevo.errors import ExportError
-from spaceevo.export import runners
-from spaceevo.export.description import file_description
+from spaceevo.export import simulation
+from spaceevo.export.description import file_description, model_description
 from spaceevo.export.onnx import to_onnx
 from spaceevo.export.runners import load as load_file
-from spaceevo.export.simulation import simulate
+from spaceevo.export.simulation import simulate, simulate_graph
 from spaceevo.export.verify import MIN_AGREEMENT, Parity, Verification, export_verified, write_verification
+from spaceevo.latency.bench import measure_files
 from spaceevo.latency.devices import Device, check_runtime, device_predictor, load_device, shipped_devices
-from spaceevo.latency.measure import Timing, measure
+from spaceevo.latency.measure import Timing
 from spaceevo.latency.predictor import Prediction, Predictor, read_predictor
 from spaceevo.nn.plain import Network, PlainBlock, initialise
 from spaceevo.nn.store import ImageSpec, load_seqnet, load_supernet
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
+from spaceevo.quant.fit import fit
 from spaceevo.quant.graph import Int8Graph, write_graph
 from spaceevo.quant.lower import lower, snap_biases
 from spaceevo.quant.quantizers import WeightQuantizer, fp32, int8
+from spaceevo.quant.trace import trace
 from spaceevo.report.describe import describe
 from spaceevo.space import (
     Hyperspace,
@@ -86,6 +89,7 @@ __all__ = [
     "cross_subnets",
     "describe",
     "export",
+    "export_model",
     "extract",
     "fp32",
     "image_spec",
@@ -97,6 +101,7 @@ __all__ = [
     "load_seqnet",
     "load_supernet",
     "measure_latency",
+    "model_to_int8_graph",
     "mutate_space",
     "mutate_subnet",
     "parse_network",
@@ -198,7 +203,7 @@ def predict_latency(
 
 
 def measure_latency(model: Network | Int8Graph | str | Path, device: str | Path | Device = "cpu") -> Timing:
-    """Time a model on a device at hand, in INT8: median milliseconds, their spread, and the rounds.
+    """Time a model on a device at hand, in INT8: median milliseconds, their 95 % interval, and the rounds.
 
     Args:
         model: a network or its int8 graph, exported as the device's runtime wants it; or the path of a file for it.
@@ -219,7 +224,7 @@ def measure_latency(model: Network | Int8Graph | str | Path, device: str | Path 
             graph = model if isinstance(model, Int8Graph) else to_int8_graph(model)
             path = Path(folder) / f"model{suffix}"
             path.write_bytes(to_tflite(graph) if suffix == ".tflite" else to_onnx(graph))
-        return measure([runners.load(path, device.threads)], device.measure, threads=device.threads)[0]
+        return measure_files(device, [path]).timings[0]
 
 
 def to_int8_graph(network: Network, spec: ImageSpec | None = None) -> Int8Graph:
@@ -265,7 +270,48 @@ def export(
     path = Path(path)
     network = copy.deepcopy(network) if is_quantized(network) else calibrated(network, images)
     snap_biases(network)
-    graph, expected = to_int8_graph(network, spec), simulate(network, images)
+    return _deliver(to_int8_graph(network, spec), path, simulate(network, images), min_agreement)
+
+
+def model_to_int8_graph(
+    module: nn.Module, images: Tensor, spec: ImageSpec | None = None, seed: int = 0, name: str = ""
+) -> Int8Graph:
+    """The integers of any torch module whose layers are supported, with grids fitted to what `images` bring about.
+
+    Args:
+        module: of torchvision or your own, in FP32; takes float32 [N, C, H, W] and returns logits or a map.
+        images: normalised, of the size that the module is to run at; some tens are enough.
+        spec: for the input's grid, that of `image_spec` where left out, and for the description in the files.
+        seed: draws the values that grids are fitted to.
+        name: for the description.
+
+    Raises:
+        ExportError: the module cannot be traced, or a layer is not supported, which the sentence names.
+    """
+    traced = trace(module, images[:2])
+    grid = (spec or image_spec(1)).grid
+    description = model_description(images.shape[-1], spec, name)
+    return fit(traced, torch.split(images, simulation.BATCH), grid, torch.Generator().manual_seed(seed), description)
+
+
+def export_model(
+    module: nn.Module,
+    path: str | Path,
+    images: Tensor,
+    spec: ImageSpec | None = None,
+    min_agreement: float = MIN_AGREEMENT,
+    seed: int = 0,
+    name: str = "",
+) -> Parity:
+    """Write any torch module whose layers are supported as an INT8 file: quantization after training.
+
+    As `export` does, with the arguments of `model_to_int8_graph`; the file is compared with the int8 graph in torch.
+    """
+    graph = model_to_int8_graph(module, images, spec, seed, name)
+    return _deliver(graph, Path(path), simulate_graph(graph, images), min_agreement)
+
+
+def _deliver(graph: Int8Graph, path: Path, expected: Verification, min_agreement: float) -> Parity:
     if path.suffix == ".tflite":
         return Parity(**json.loads(_convert(graph, path, expected, min_agreement)))
     return export_verified(graph, expected, path, min_agreement)

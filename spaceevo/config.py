@@ -126,10 +126,13 @@ class LutParams(Section):
 class ProfileParams(Section):
     """Measuring latency on a device at hand."""
 
-    blocks_per_type: Positive = Field(description="blocks measured of each block type in each stage")
-    nets: Positive = Field(description="whole subnets measured to fit the predictor")
+    blocks_per_type: Positive = Field(description="blocks measured of each block type in each stage, at most")
+    nets: Positive = Field(description="whole subnets measured to fit the predictor, at most")
     test_nets: Positive = Field(description="whole subnets the predictor is tested on")
     time_limit_s: Annotated[float, Field(gt=0)] = Field(description="where it is short, less is measured, seconds")
+    target: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="no more is measured once nine in ten subnets are foreseen within this share; 0: all is"
+    )
 
 
 class QTSettings(Section):
@@ -249,11 +252,21 @@ Percentage = Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$"), AfterValidator(_wi
 Budget = Annotated[float, Field(gt=0)] | Percentage
 
 
+class FootprintLimits(Section):
+    """Limits on more than milliseconds."""
+
+    file_kib: Annotated[float, Field(gt=0)] | None = Field(None, description="largest TFLite file, KiB; null: any")
+    activation_kib: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="largest memory of INT8 activations, KiB, as TFLite plans it; null: any"
+    )
+
+
 class DeviceParams(Section):
     """Latency budgets of a device: milliseconds, or a quantile such as "30%" of random subnets of the hyperspace."""
 
     space_budgets: tuple[Budget, ...] = Field(min_length=1, description="T of the Q-T score")
     subnet_budgets: tuple[Budget, Budget, Budget, Budget, Budget] = Field(description="of SEQnet A0 to A4, rising")
+    limits: FootprintLimits = Field(FootprintLimits(), description="on every SEQnet, beside its budget")
 
     @field_validator("subnet_budgets")
     @classmethod

@@ -158,7 +158,7 @@ def test_doctor_reports_a_wrong_parameter(tmp_path: Path) -> None:
 def test_doctor_says_why_a_device_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     from spaceevo.report import environment
 
-    monkeypatch.setattr("spaceevo.latency.devices.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("spaceevo.latency.runtimes.importlib.util.find_spec", lambda name: None)
     found = environment.inspect_device("cpu")
     assert found["usable"] == "no" and "pip install onnxruntime" in found["reason"]
 

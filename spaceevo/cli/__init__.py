@@ -10,8 +10,10 @@ import typer
 
 from spaceevo.cli.describe import describe
 from spaceevo.cli.doctor import doctor
+from spaceevo.cli.export_model import export_model
 from spaceevo.cli.import_checkpoint import import_checkpoint
 from spaceevo.cli.import_lut import import_lut
+from spaceevo.cli.latency import latency
 from spaceevo.cli.score import score
 
 app = typer.Typer(
@@ -20,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (describe, doctor, score, import_checkpoint, import_lut):
+for command in (describe, doctor, score, latency, import_checkpoint, import_lut, export_model):
     app.command()(command)
 
 

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from spaceevo.export import runners
-from spaceevo.latency.devices import Device
-from spaceevo.latency.measure import measure
+from spaceevo.latency.bench import measure_files
+from spaceevo.latency.devices import Device, at_hand
+from spaceevo.latency.measure import Timing
 from spaceevo.latency.predictor import Predictor
+from spaceevo.nn.footprint import activation_bytes
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import plan_cost
 from spaceevo.space import Space, Subnet
@@ -50,8 +52,10 @@ def make_card(
         JSON-serialisable; latencies in ms, accuracies 0 to 1, sizes in bytes.
     """
     num_classes = simulated.shape[1]
-    cost = plan_cost(subnet_plan(space, subnet, num_classes), subnet.resolution)
+    plan = subnet_plan(space, subnet, num_classes)
+    cost = plan_cost(plan, subnet.resolution)
     prediction = predictor.predict_subnet(space, subnet, num_classes)
+    timing = _timing(files, device)
     top = {"simulation": simulated.argmax(1)}
     entries = {}
     for suffix, path in files.items():
@@ -69,13 +73,15 @@ def make_card(
         "resolution": subnet.resolution,
         "macs": cost.macs,
         "params": cost.params,
+        "activation_bytes": activation_bytes(plan, subnet.resolution),
         "latency": {
             "device": device.name,
             "budget_ms": budget_ms,
             "predicted_ms": prediction.latency_ms,
             "predicted_error": round(prediction.error, 4),  # relative half-width, for 95 % of the cases
             "predicted_beyond_fitted_range": prediction.extrapolated,
-            "measured_ms": _measured(files, device),
+            "measured_ms": timing and timing.latency_ms,
+            "measured_interval_ms": timing and [timing.low_ms, timing.high_ms],  # holds the median in 95 % of cases
         },
         "fp32_accuracy": fp32_accuracy,
         "int8_accuracy": entries[(device.suffix if device.measured else ".tflite").removeprefix(".")]["int8_accuracy"],
@@ -90,9 +96,6 @@ def _share(hits: npt.NDArray[np.bool_]) -> float:
     return round(float(np.mean(hits)), 6)
 
 
-def _measured(files: Mapping[str, Path], device: Device) -> float | None:
-    """Milliseconds of the device's file, or None where the device is not at hand."""
-    if not device.measured:
-        return None
-    runner = runners.load(files[device.suffix], device.threads)
-    return measure([runner], device.measure, threads=device.threads)[0].latency_ms
+def _timing(files: Mapping[str, Path], device: Device) -> Timing | None:
+    """What the device's file takes there, or None where the device is not at hand."""
+    return measure_files(device, [files[device.suffix]]).timings[0] if at_hand(device) else None

@@ -5,6 +5,7 @@ Whatever a runtime's own layout and integers are, pictures and feature maps are 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +17,19 @@ from spaceevo.export.names import OUTPUT_NAME, VIEW_SUFFIX
 
 FloatArray = npt.NDArray[np.float32]
 
+# Of onnxruntime's names for types of inputs, those that are not float32.
+_ONNX_TYPES = {"tensor(uint8)": "uint8", "tensor(int8)": "int8", "tensor(float16)": "float16"}
+_ONNX_TYPES |= {"tensor(double)": "float64", "tensor(int32)": "int32", "tensor(int64)": "int64"}
+
 
 class Runner(Protocol):
-    """A model loaded into a runtime."""
+    """A model loaded into a runtime.
+
+    Attributes:
+        input_shape: of its input, channels second, None where the file leaves a size open.
+    """
+
+    input_shape: tuple[int | None, ...]
 
     def run(self, x: FloatArray) -> FloatArray:
         """The model's output, float32 [N, classes] or [N, C, H, W], for float32 [N, C, H, W]."""
@@ -57,19 +68,21 @@ class OnnxRunner:
             import onnxruntime
         except ImportError as error:
             raise _not_installed(path, "onnxruntime") from error
+        model = _read(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(_read(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common base but this
             raise _not_loadable(path, error) from error
-        (input_,) = self._session.get_inputs()
+        input_ = _only_input(path, self._session.get_inputs(), lambda found: found.name)
         self._input = input_.name
         self._outputs = [output.name for output in self._session.get_outputs()]
-        shape = [size if isinstance(size, int) else 1 for size in input_.shape]
-        self._preset = {self._input: _preset(shape, np.dtype(np.float32))}
+        self.input_shape = tuple(size if isinstance(size, int) and size > 0 else None for size in input_.shape)
+        shape = [size or 1 for size in self.input_shape]
+        self._preset = {self._input: _preset(shape, np.dtype(_ONNX_TYPES.get(input_.type, "float32")))}
 
     def run(self, x: FloatArray) -> FloatArray:
         (output,) = self._session.run([OUTPUT_NAME], {self._input: x})
@@ -97,7 +110,9 @@ class TfliteRunner:
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise _not_loadable(path, error) from error
-        (self._input,) = self._interpreter.get_input_details()
+        self._input = _only_input(path, self._interpreter.get_input_details(), lambda found: found["name"])
+        batch, *sizes, channels = (int(size) for size in self._input["shape"])
+        self.input_shape: tuple[int | None, ...] = (batch, channels, *sizes)
         self._outputs = self._named_outputs()
         self._set(_preset(self._input["shape"], np.dtype(self._input["dtype"])))
 
@@ -127,6 +142,15 @@ class TfliteRunner:
             return {OUTPUT_NAME: self._interpreter.get_output_details()[0]}
         runner = self._interpreter.get_signature_runner(next(iter(signatures)))
         return dict(runner.get_output_details())
+
+
+def _only_input(path: Path | str, inputs: Sequence[Any], name: Callable[[Any], str]) -> Any:
+    if len(inputs) != 1:
+        raise ExportError(
+            f"{path} reads {len(inputs)} inputs ({', '.join(map(name, inputs))}), where a model has to read one "
+            "picture: take a file with one input."
+        )
+    return inputs[0]
 
 
 def _read(path: Path | str) -> bytes:

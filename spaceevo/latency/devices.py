@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from spaceevo.errors import DeviceError
+from spaceevo.latency.machine import check_same_machine
 from spaceevo.latency.predictor import Predictor, read_predictor
+from spaceevo.latency.runtimes import RUNTIMES, Runtime
 
 SHIPPED = Path(__file__).parent / "devices"
 PROJECT = Path("devices")  # in the working directory: a project's own
-
-_RUNTIMES = {"onnxruntime": ("onnxruntime", "onnxruntime"), "tflite": ("ai_edge_litert", "ai-edge-litert")}
-_SUFFIXES = {"onnxruntime": ".onnx", "tflite": ".tflite"}
+TABLE = "table"
 
 
 class MeasureOptions(BaseModel):
@@ -26,6 +26,9 @@ class MeasureOptions(BaseModel):
         warm_up: invocations before the first timing.
         rounds: times that every model is timed, all models in turn.
         round_s: seconds that a round spends on one model, at least.
+        interval: relative half-width that latencies must be known to (of its 95 % interval, nine models of ten): rounds
+            go on until then, and a machine that is too noisy for it is an error; None to take what `rounds` give.
+        max_rounds: rounds after which a wanted interval is given up.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +36,8 @@ class MeasureOptions(BaseModel):
     warm_up: int = Field(default=5, ge=1)
     rounds: int = Field(default=7, ge=1)
     round_s: float = Field(default=0.01, gt=0)
+    interval: float | None = Field(default=None, gt=0, lt=1)
+    max_rounds: int = Field(default=61, ge=1)
 
 
 class Device(BaseModel):
@@ -40,8 +45,10 @@ class Device(BaseModel):
 
     Attributes:
         name: the name of its file.
-        runtime: onnxruntime or tflite on this machine, or table: a fitted predictor, nothing is run.
+        runtime: a name in `RUNTIMES`: onnxruntime or tflite on this machine, adb for a phone; or table: a fitted
+            predictor, nothing is run.
         threads: threads of the runtime.
+        options: of the runtime, as its class declares them.
         predictor: JSON file of a table's predictor; absolute once loaded.
     """
 
@@ -49,29 +56,42 @@ class Device(BaseModel):
 
     name: str
     description: str = ""
-    runtime: Literal["onnxruntime", "tflite", "table"]
+    runtime: str
     threads: int = Field(default=1, ge=1)
+    options: dict[str, Any] = {}
     measure: MeasureOptions = MeasureOptions()
     predictor: Path | None = None
 
-    @property
-    def measured(self) -> bool:
-        """Whether networks can be timed on it from here."""
-        return self.runtime != "table"
+    @field_validator("runtime")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in (*RUNTIMES, TABLE):
+            raise ValueError(f"there is no runtime {value!r}, use one of {', '.join((*RUNTIMES, TABLE))}")
+        return value
 
     @property
-    def suffix(self) -> str:
-        """Suffix of the files that its runtime loads, with the dot.
+    def measured(self) -> bool:
+        """Whether networks are timed on it, at the least when it was profiled."""
+        return self.runtime != TABLE
+
+    @property
+    def how(self) -> Runtime:
+        """Its runtime.
 
         Raises:
             DeviceError: the device is a table.
         """
-        if self.runtime not in _SUFFIXES:
+        if not self.measured:
             raise DeviceError(
                 f"Nothing can be run on {self.name}, which is a table of published latencies: measure on a device "
-                "with runtime onnxruntime or tflite."
+                f"with runtime {', '.join(RUNTIMES)}."
             )
-        return _SUFFIXES[self.runtime]
+        return RUNTIMES[self.runtime]
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the files that its runtime loads, with the dot; `DeviceError` where it is a table."""
+        return self.how.suffix
 
 
 def shipped_devices() -> tuple[str, ...]:
@@ -107,27 +127,48 @@ def load_device(name_or_path: str | Path) -> Device:
     try:
         device = Device.model_validate({**declared, "name": path.stem})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise DeviceError(f"The device file {path} has a wrong key {key}: {first['msg']}.") from error
+        raise DeviceError(_wrong_key(path, error)) from error
     if "name" in declared:
         raise DeviceError(f"The device file {path} has the key name: a device is called as its file, {path.stem}.")
     if device.measured != (device.predictor is None):
         need = "names no predictor, which a table needs" if device.predictor is None else "has a predictor"
         raise DeviceError(f"The device file {path} {need}: predictor goes with runtime: table, and only with it.")
     if device.predictor is not None:
-        device = device.model_copy(update={"predictor": (path.parent / device.predictor).resolve()})
+        return device.model_copy(update={"predictor": (path.parent / device.predictor).resolve()})
+    try:
+        device.how.options.model_validate(device.options)
+    except ValidationError as error:
+        raise DeviceError(_wrong_key(path, error, "options")) from error
     return device
 
 
+def _wrong_key(path: Path, error: ValidationError, *section: str) -> str:
+    first = error.errors()[0]
+    key = ".".join((*section, *map(str, first["loc"])))
+    return f"The device file {path} has a wrong key {key}: {first['msg'].removeprefix('Value error, ')}."
+
+
 def check_runtime(device: Device) -> None:
-    """Raise a `DeviceError` that says what to install where the device's runtime cannot be imported."""
-    if device.runtime in _RUNTIMES:
-        module, package = _RUNTIMES[device.runtime]
-        if importlib.util.find_spec(module) is None:
-            raise DeviceError(
-                f"The device {device.name} needs {device.runtime}, which is not installed: pip install {package}."
-            )
+    """Raise a `DeviceError` with the way out where a device's runtime is not installed, or no phone is attached."""
+    if device.measured:
+        device.how.check(device)
+
+
+def at_hand(device: Device) -> bool:
+    """Whether networks can be timed on it now; a runtime that is not installed is an error, a lacking phone is not.
+
+    Raises:
+        DeviceError: what the device runs in is not installed.
+    """
+    if not device.measured:
+        return False
+    try:
+        device.how.check(device)
+    except DeviceError:
+        if device.how.removable:
+            return False
+        raise
+    return True
 
 
 def table_predictor(device: Device) -> Predictor:
@@ -153,3 +194,24 @@ def device_predictor(device: str | Path) -> Predictor:
     if Path(device).suffix == ".json":
         return read_predictor(device)
     return table_predictor(load_device(device))
+
+
+def read_own_predictor(path: str | Path) -> Predictor:
+    """The predictor of one of the devices here, by the path of its artifact.
+
+    Raises:
+        ArtifactError: the file is no predictor; or its device is measured, and it was made on another machine.
+    """
+    predictor = read_predictor(path)
+    check_machine(load_device(predictor.device), predictor.machine, path)
+    return predictor
+
+
+def check_machine(device: Device, stated: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a profile or a predictor of a device at hand that was measured on another machine.
+
+    Raises:
+        ArtifactError: the fingerprint it states is another one than the device has now.
+    """
+    if device.measured and (not device.how.removable or at_hand(device)):
+        check_same_machine(stated, device.how.machine(device), path, device.name)

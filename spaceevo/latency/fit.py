@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,26 +13,37 @@ from spaceevo.errors import ArtifactError
 from spaceevo.latency.confidence import kernel_errors, network_error
 from spaceevo.latency.kernels import Kernel, boundary_kernels, kernels
 from spaceevo.latency.predictor import Predictor
-from spaceevo.latency.regression import build_design, error_figures, fit_nonnegative, kernel_models
+from spaceevo.latency.profile import profile_figures
+from spaceevo.latency.regression import (
+    LASSO,
+    MIN_MODELS,
+    RIDGE,
+    build_design,
+    error_figures,
+    fit_nonnegative,
+    kernel_models,
+)
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import Plan
 from spaceevo.space import BlockChoice, Hyperspace, Space, parse_subnet
 
-RIDGE, LASSO = 1e-4, 1e-3  # against the noise of some hundred measurements
-MIN_MODELS = 8  # that a feature must be seen in, where there are enough
 BLOCK_IMPORTANCE = 0.3  # of a block's relative error against a network's, which is what predictions are for
 
 
-def fit_predictor(table: pd.DataFrame, hyperspace: Hyperspace, device: str) -> Predictor:
+def fit_predictor(
+    table: pd.DataFrame, hyperspace: Hyperspace, device: str, machine: Mapping[str, Any] | None = None
+) -> Predictor:
     """Fit overhead and kernel coefficients to a profile, and test them on its networks kept apart.
 
     Args:
         table: a latency profile (`spaceevo.latency.profile`) of this hyperspace.
         device: name of the device it was measured on.
+        machine: fingerprint of what it was measured on.
 
     Returns:
-        The predictor; `errors["unseen_networks"]` holds its figures on the rows with split `test`.
+        The predictor; `errors["unseen_networks"]` holds its figures on the rows with split `test`, `errors["profile"]`
+        how the profile went.
 
     Raises:
         ArtifactError: the profile has no rows to fit on.
@@ -57,10 +69,11 @@ def fit_predictor(table: pd.DataFrame, hyperspace: Hyperspace, device: str) -> P
         overhead_ms=overhead_ms,
         kinds=kernel_models(design, coefficients[:-1], own_errors),
         notes=f"Fitted to {len(rows)} blocks and networks of {hyperspace.name} measured on {device}.",
+        machine=dict(machine or {}),
     )
     return replace(
         predictor,
-        errors=unseen_errors(predictor, table, hyperspace),
+        errors=unseen_errors(predictor, table, hyperspace) | {"profile": profile_figures(table)},
         network_error=_network_error(predictor, _rows(table, "test") or rows, hyperspace),
     )
 

@@ -9,25 +9,36 @@ A runtime with one thread computes in the thread that calls it, so that its time
 to the wall time on an idle machine, and still right on a busy one, where wall time counts the waiting for a processor
 too (with two busy processes beside it on two cores, repeated medians of wall time differed by 30 %, of CPU time by
 1 %). With more threads, wall time is all there is: measure on an idle machine.
+
+A reference model, always the same, can be timed among the others: how its time varies is how the machine drifts, and
+what is measured at another time is brought to the same speed by it.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from spaceevo.errors import DeviceError
 from spaceevo.latency.devices import MeasureOptions
 
 SAMPLE_S = 0.002  # a sample's shortest duration
 NEIGHBOURS = 15  # timings in a row that show the machine's speed at a moment; odd
 MIN_ROUNDS = 3  # even where time is short
-
+STEADY = 0.05  # warm is a model that the next sample does not find faster than this
+LONGEST_WARM_UP = 20  # samples
+CONFIDENCE = 0.95  # of an interval about a median
+OUTLIER = 5.0  # typical deviations from the median
+SMALLEST_DEVIATION = 0.005  # relative, to be an outlier
+PER_REFERENCE = 12  # models to one timing of the reference, in each round
+QUANTILE = 0.9  # of the models, that must be known as well as asked for
 
 Array = npt.NDArray[np.float64]
 Clock = Callable[[], float]
@@ -39,84 +50,184 @@ class Invokable(Protocol):
     def invoke(self) -> None: ...
 
 
+@runtime_checkable
+class SelfTimed(Protocol):
+    """What times itself, such as a model on a phone."""
+
+    def round_ms(self, round_s: float) -> float:
+        """Milliseconds per invocation, from invocations that take `round_s` together."""
+        ...
+
+
+Timeable = Invokable | SelfTimed
+
+
 @dataclass(frozen=True)
 class Timing:
     """The latency of one model.
 
     Attributes:
         latency_ms: median over rounds of each round's median sample.
+        low_ms, high_ms: interval that holds the true median in 95 % of cases, whatever the distribution; with fewer
+            than 6 rounds it is the range of all, and holds it less often.
         spread_ms: interquartile range over rounds.
         rounds: number of rounds.
+        outliers: rounds that lie far from the median; they are counted in all the above.
     """
 
     latency_ms: float
+    low_ms: float
+    high_ms: float
     spread_ms: float
     rounds: int
+    outliers: int
+
+    @property
+    def error(self) -> float:
+        """Relative half-width of the interval: the larger side."""
+        return max(self.high_ms - self.latency_ms, self.latency_ms - self.low_ms) / self.latency_ms
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured in one go.
+
+    Attributes:
+        timings: of each model, in order.
+        reference: timing of the reference model, where there was one.
+        drift: how much the time of the reference varied: from its 5 % to its 95 % quantile, relative to its median.
+    """
+
+    timings: list[Timing]
+    reference: Timing | None = None
+    drift: float = 0.0
 
 
 def measure(
-    models: Sequence[Invokable],
+    models: Sequence[Timeable],
     options: MeasureOptions,
     *,
     threads: int = 1,
     budget_s: float = float("inf"),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Timing]:
-    """Time models in interleaved rounds.
+    """Time models in interleaved rounds: the timings of `measure_with_reference`, without a reference."""
+    return measure_with_reference(models, None, options, threads=threads, budget_s=budget_s, progress=progress).timings
+
+
+def measure_with_reference(
+    models: Sequence[Timeable],
+    reference: Timeable | None,
+    options: MeasureOptions,
+    *,
+    threads: int = 1,
+    budget_s: float = float("inf"),
+    progress: Callable[[int, int], None] | None = None,
+) -> Measurement:
+    """Time models in interleaved rounds, and a reference model among them.
 
     Args:
         models: loaded models.
-        options: warm-up, rounds, and seconds per round and model.
+        reference: timed once for every `PER_REFERENCE` models in each round.
+        options: warm-up, rounds, seconds per round and model, and the interval asked for.
         threads: of the models' runtime; with 1, what is timed is the CPU time of the calling thread.
         budget_s: wall time after which no further round begins, once `MIN_ROUNDS` are done.
         progress: called after each round with the rounds done and those wanted.
 
-    Returns:
-        One timing per model, in order.
+    Raises:
+        DeviceError: the machine is too noisy to know latencies as well as `options.interval` asks.
     """
     start = time.perf_counter()
     clock = time.thread_time if threads == 1 else time.perf_counter
-    batches = [_batch_size(model, options.warm_up, clock) for model in models]
+    timers = [_timer(model, options, clock) for model in models]
+    if reference is not None:
+        timers += [_timer(reference, options, clock)] * max(1, len(models) // PER_REFERENCE)
     rng = np.random.default_rng(0)  # of the orders
-    orders, timed = [], []
-    for done in range(options.rounds):
-        if done >= min(MIN_ROUNDS, options.rounds) and time.perf_counter() - start > budget_s:
+    orders: list[npt.NDArray[np.int64]] = []
+    timed: list[list[float]] = []
+    rounds = options.rounds
+    while len(orders) < rounds:
+        if len(orders) >= min(MIN_ROUNDS, options.rounds) and time.perf_counter() - start > budget_s:
             break
-        order = rng.permutation(len(models))
-        timed.append([_round_ms(models[i], batches[i], options.round_s, clock) for i in order])
+        order = rng.permutation(len(timers))
+        timed.append([timers[i].round_ms(options.round_s) for i in order])
         orders.append(order)
+        if len(orders) == rounds < options.max_rounds and options.interval is not None:
+            so_far = _measurement(np.array(timed), np.array(orders), len(models))
+            rounds += options.interval < _error(so_far.timings)
         if progress is not None:
-            progress(done + 1, options.rounds)
-    steady = without_slowdowns(np.array(timed), np.array(orders))
-    return [_timing(steady[np.array(orders) == i]) for i in range(len(models))]
+            progress(len(orders), rounds)
+    found = _measurement(np.array(timed), np.array(orders), len(models))
+    if options.interval is not None and _error(found.timings) > options.interval:
+        raise DeviceError(_too_noisy(found, options.interval))
+    return found
+
+
+def _measurement(timed: Array, orders: npt.NDArray[np.int64], models: int) -> Measurement:
+    """The timings of the first `models`; those after them are the reference, as often as it was timed in a round."""
+    steady = without_slowdowns(timed, orders)
+    timings = [summarise(steady[orders == i]) for i in range(models)]
+    again = orders >= models
+    if not again.any():
+        return Measurement(timings)
+    low, middle, high = np.percentile(timed[again], [5, 50, 95])
+    return Measurement(timings, summarise(steady[again]), float((high - low) / middle))
+
+
+def _error(timings: Sequence[Timing]) -> float:
+    """Relative half-width within which nine of ten models are known."""
+    return float(np.quantile([timing.error for timing in timings], QUANTILE, method="lower"))
+
+
+def _too_noisy(found: Measurement, interval: float) -> str:
+    drift = "" if found.reference is None else f" and the reference model's time varied by {found.drift:.0%}"
+    return (
+        f"The machine is too noisy to know latencies to ±{interval:.2%}: after {found.timings[0].rounds} rounds they "
+        f"are known to ±{_error(found.timings):.2%}{drift}; stop other programs, or ask for a wider interval."
+    )
+
+
+def _timer(model: Timeable, options: MeasureOptions, clock: Clock) -> SelfTimed:
+    return model if isinstance(model, SelfTimed) else _InProcess(model, options.warm_up, clock)
+
+
+class _InProcess:
+    """A model that is invoked and timed here."""
+
+    def __init__(self, model: Invokable, warm_up: int, clock: Clock) -> None:
+        self._model, self._clock = model, clock
+        self._batch = _batch_size(model, warm_up, clock)
+
+    def round_ms(self, round_s: float) -> float:
+        """Median milliseconds per invocation over samples that take `round_s` together."""
+        self._model.invoke()  # caches hold another model's data
+        samples: list[float] = []
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            remaining = round_s
+            while remaining > 0 or not samples:
+                elapsed = _seconds(self._model, self._batch, self._clock)
+                remaining -= elapsed
+                samples.append(1000.0 * elapsed / self._batch)
+        finally:
+            if collecting:
+                gc.enable()
+        return float(np.median(samples))
 
 
 def _batch_size(model: Invokable, warm_up: int, clock: Clock) -> int:
-    """Invocations per sample; warms the model up on the way."""
+    """Invocations per sample; warms the model up on the way, until it gets no faster."""
     for _ in range(warm_up):
         model.invoke()
     batch = 1
     while (elapsed := _seconds(model, batch, clock)) < SAMPLE_S:
         batch = max(2 * batch, int(batch * SAMPLE_S / max(elapsed, 1e-7)))
+    for _ in range(LONGEST_WARM_UP):
+        before, elapsed = elapsed, _seconds(model, batch, clock)
+        if elapsed > (1 - STEADY) * before:
+            break
     return batch
-
-
-def _round_ms(model: Invokable, batch: int, round_s: float, clock: Clock) -> float:
-    """Median milliseconds per invocation over samples that take `round_s` together."""
-    model.invoke()  # caches hold another model's data
-    samples: list[float] = []
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        remaining = round_s
-        while remaining > 0 or not samples:
-            elapsed = _seconds(model, batch, clock)
-            remaining -= elapsed
-            samples.append(1000.0 * elapsed / batch)
-    finally:
-        if collecting:
-            gc.enable()
-    return float(np.median(samples))
 
 
 def _seconds(model: Invokable, batch: int, clock: Clock) -> float:
@@ -154,6 +265,30 @@ def without_slowdowns(timed_ms: Array, orders: npt.NDArray[np.int64]) -> Array:
     return np.asarray(np.exp(logs - slowness))
 
 
-def _timing(round_medians: Array) -> Timing:
-    low, middle, high = np.percentile(round_medians, [25, 50, 75])
-    return Timing(float(middle), float(high - low), len(round_medians))
+def summarise(round_medians: Array) -> Timing:
+    """The timing of one model from the medians of its rounds, float64 [rounds]."""
+    ordered = np.sort(round_medians)
+    low, middle, high = np.percentile(ordered, [25, 50, 75])
+    deviations = np.abs(ordered - middle)
+    typical = max(1.4826 * float(np.median(deviations)), SMALLEST_DEVIATION * float(middle))
+    skipped = _outside(len(ordered))
+    return Timing(
+        latency_ms=float(middle),
+        low_ms=float(ordered[skipped]),
+        high_ms=float(ordered[-1 - skipped]),
+        spread_ms=float(high - low),
+        rounds=len(ordered),
+        outliers=int((deviations > OUTLIER * typical).sum()),
+    )
+
+
+def _outside(count: int) -> int:
+    """How many of the smallest, and of the largest, of `count` draws lie outside the interval about the median.
+
+    The number of draws below the median is binomial, so that no assumption is made on their distribution.
+    """
+    tail, outside = 0.5**count, 0
+    while tail + math.comb(count, outside + 1) * 0.5**count <= (1 - CONFIDENCE) / 2:
+        outside += 1
+        tail += math.comb(count, outside) * 0.5**count
+    return outside

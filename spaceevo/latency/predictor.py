@@ -131,6 +131,7 @@ class Predictor:
         errors: figures of the fit on what was held out: fractions within 5, 10 and 15 %, mean absolute relative error.
         notes: how it was fitted, for people.
         network_error: relative half-width that a whole network has beside those of its kernels.
+        machine: fingerprint of what it was measured on (`spaceevo.latency.machine`); empty for a table.
     """
 
     device: str
@@ -139,6 +140,7 @@ class Predictor:
     errors: Mapping[str, Any] = field(default_factory=dict)
     notes: str = ""
     network_error: float = 0.0
+    machine: Mapping[str, Any] = field(default_factory=dict)
 
     def predict(self, plan: Plan, height: int) -> Prediction:
         """Latency of a plan run as a model of its own on a `height` × `height` map (a picture, or a block's input)."""
@@ -312,6 +314,7 @@ def read_predictor(path: Path | str) -> Predictor:
             content["errors"],
             content["notes"],
             content.get("network_error", 0.0),
+            content.get("machine", {}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is not a valid latency predictor ({error!r}): fit it again.") from error

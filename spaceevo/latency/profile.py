@@ -1,111 +1,57 @@
-"""Profiling a device: random blocks and whole random networks of a hyperspace, exported, run and timed there.
+"""Profiling a device: blocks and networks of a hyperspace, exported, run and timed there, batch by batch.
 
-Blocks show each kind of kernel in many sizes; whole networks show what kernels cost in company, where a runtime's
-overhead is shared and no layout is changed between them. Some networks are kept apart to test the predictor on.
+The first batch covers the hyperspace; each further one holds what makes the predictor surest of networks, given all
+that was measured before (`spaceevo.latency.choosing`). Networks of a batch are predicted before they are measured: once
+nine in ten are within the target, or time is up, or the numbers asked for are reached, the profile is finished.
+
+The reference model is timed in every batch, and batches are brought to the same speed by it. After each batch what
+was measured can be saved, and a profile that was cut short goes on from there to the same models.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from spaceevo.export import runners
-from spaceevo.latency.devices import Device, check_runtime
-from spaceevo.latency.measure import measure
-from spaceevo.nn.blocks import block_plan
-from spaceevo.nn.network import IMAGE_CHANNELS, head_choices, subnet_plan
-from spaceevo.nn.plan import Plan
-from spaceevo.quant.graph import Int8Graph, random_graph
-from spaceevo.space import BlockChoice, BlockType, Hyperspace, Space, Stage, Subnet, sample_space, sample_subnet
+from spaceevo.latency.bench import measure_files, write_file, write_reference
+from spaceevo.latency.choosing import Chooser, Indices
+from spaceevo.latency.devices import Device
+from spaceevo.latency.features import Array
+from spaceevo.latency.samples import ProfileCounts, Profiled, ProfiledBlock, interleaved, sample_models
+from spaceevo.quant.graph import random_graph
+from spaceevo.space import BlockType, Hyperspace
 
 PROFILE_KIND = "latency_profile"
 
-Split = Literal["fit", "test"]
+BATCH = 48  # models measured at once, in interleaved rounds
+CHOICE = 4  # candidates for each model that is to be measured
+PREPARATION_SHARE = 0.6  # of the time left to a batch: exporting and loading; the rest is for measuring
+TARGET_QUANTILE = 0.9  # of networks, that must be predicted within the target
+TARGET_NETS = 20  # the last ones, on which this is judged
 
-_PREPARATION_SHARE = 0.6  # of the time budget: exporting and loading; the rest is for measuring
-
-
-@dataclass(frozen=True)
-class ProfiledBlock:
-    """One block of one stage, on the map that arrives there."""
-
-    stage: str
-    block_type: BlockType
-    in_channels: int
-    choice: BlockChoice
-    stride: int
-    height: int
-    resolution: int
-
-    def plan(self) -> Plan:
-        return block_plan(self.block_type.block, self.block_type.activation, self.in_channels, self.choice, self.stride)
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "role": "block",
-            "split": "fit",
-            "stage": self.stage,
-            "block": self.block_type.block,
-            "activation": self.block_type.activation,
-            "in_channels": self.in_channels,
-            **self.choice._asdict(),
-            "stride": self.stride,
-            "height": self.height,
-            "resolution": self.resolution,
-        }
+_SCALED = ("latency_ms", "low_ms", "high_ms", "spread_ms")
+_INTEGERS = ("in_channels", "kernel_size", "width", "stride", "height", "resolution", "num_classes")
+_COUNTS = ("rounds", "outliers", "model", "batch")
 
 
 @dataclass(frozen=True)
-class ProfiledNet:
-    """A whole network."""
-
-    space: Space
-    subnet: Subnet
-    num_classes: int
-    split: Split
-
-    @property
-    def height(self) -> int:
-        return self.subnet.resolution
-
-    def plan(self) -> Plan:
-        return subnet_plan(self.space, self.subnet, self.num_classes)
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "role": "net",
-            "split": self.split,
-            "space": self.space.code,
-            "subnet": self.subnet.code,
-            "num_classes": self.num_classes,
-            "height": self.height,
-            "resolution": self.subnet.resolution,
-        }
-
-
-Profiled = ProfiledBlock | ProfiledNet
-
-
-@dataclass(frozen=True)
-class ProfileCounts:
-    """How many models to profile.
+class Limits:
+    """When a profile is finished.
 
     Attributes:
-        blocks_per_type: blocks of each block type in each searched stage; the fixed stages get as many each.
-        nets: whole networks to fit on.
-        test_nets: whole networks kept to test on.
+        budget_s: wall seconds to spend, roughly: where it is short, fewer models are profiled, in fewer rounds.
+        target: relative error that nine in ten networks must be predicted within before they are measured; 0 for never.
     """
 
-    blocks_per_type: int = 3
-    nets: int = 150
-    test_nets: int = 50
+    budget_s: float
+    target: float = 0.0
 
 
 def profile(
@@ -114,123 +60,207 @@ def profile(
     num_classes: int,
     *,
     counts: ProfileCounts,
-    budget_s: float,
+    limits: Limits,
     seed: int,
+    earlier: pd.DataFrame | None = None,
+    save: Callable[[pd.DataFrame], None] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Time random blocks and networks of a hyperspace on a device.
+    """Time blocks and networks of a hyperspace on a device.
 
     Args:
         num_classes: outputs of the whole networks.
-        budget_s: wall seconds to spend, roughly: where it is short, fewer models are profiled, in fewer rounds.
+        counts: how many models at most.
+        earlier: what was saved last of a profile with the same arguments, to go on from there.
+        save: called with all that was measured, after each batch.
         progress: called with what is being done, how much of it is done, and of how much.
 
     Returns:
-        One row per model: role (block or net), split (fit or test), what it is, latency_ms, spread_ms (interquartile
-        range over rounds), rounds.
+        One row per model: role (block or net), split (fit or test), what it is, latency_ms, low_ms and high_ms (its
+        95 % interval), spread_ms (interquartile range over rounds), rounds, outliers; model and batch (numbers),
+        reference_ms and drift (of the batch), predicted_ms (before it was measured; NaN in the first batch).
 
     Raises:
-        DeviceError: nothing can be run on the device, or its runtime is not installed.
+        DeviceError: nothing can be run on the device, its runtime is not installed, or it is too noisy.
     """
-    check_runtime(device)
+    device.how.check(device)
     started = time.perf_counter()
-    wanted = sample_models(hyperspace, num_classes, counts, seed)
-    rng = np.random.default_rng([seed, 1])
-    profiled: list[Profiled] = []
-    loaded: list[runners.Runner] = []
-    with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as folder:
-        for model in wanted:
-            if loaded and time.perf_counter() - started > _PREPARATION_SHARE * budget_s:
+    pool = ProfileCounts(CHOICE * counts.blocks_per_type, CHOICE * counts.nets, counts.test_nets)
+    schedule = _Schedule(sample_models(hyperspace, num_classes, pool, seed), counts)
+    done = _Done([] if earlier is None else _rows(earlier))
+    seconds = 0.0  # for each model, in the last batch
+    with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as name:
+        reference = write_reference(device, Path(name))
+        while not done.within(limits.target) and (batch := schedule.next_batch(done)):
+            begun = time.perf_counter()
+            remaining = limits.budget_s - (begun - started)
+            if done.rows and seconds * len(batch.models) > remaining:
                 break
-            graph = random_graph(model.plan(), model.height, rng)
-            loaded.append(load_graph(graph, device, Path(folder)))
-            profiled.append(model)
+            done.rows += _measure_batch(device, batch, reference, seed, max(remaining, 0.0), progress)
+            seconds = (time.perf_counter() - begun) / len(batch.models)
+            if save is not None:
+                save(_table(done.rows))
+    return _table(done.at_one_speed())
+
+
+class _Done:
+    """What was measured, one row per model."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    @property
+    def batches(self) -> int:
+        return 1 + max((int(row["batch"]) for row in self.rows), default=-1)
+
+    def at_one_speed(self) -> list[dict[str, Any]]:
+        """The rows with latencies as if the reference had taken the same time in every batch."""
+        references = {row["batch"]: row["reference_ms"] for row in self.rows}
+        usual = float(np.median(list(references.values())))
+        scales = {batch: usual / reference_ms for batch, reference_ms in references.items()}
+        return [row | {key: row[key] * scales[row["batch"]] for key in _SCALED} for row in self.rows]
+
+    def within(self, target: float) -> bool:
+        """Whether the last networks to be fitted were predicted within the target before they were measured."""
+        nets = [row for row in self.rows if row["role"] == "net" and row["split"] == "fit" and row["predicted_ms"] > 0]
+        errors = [abs(row["predicted_ms"] / row["latency_ms"] - 1.0) for row in nets[-TARGET_NETS:]]
+        return len(errors) == TARGET_NETS and float(np.quantile(errors, TARGET_QUANTILE)) <= target
+
+
+class _Batch(NamedTuple):
+    """Models to measure next, with their numbers and what they are predicted to take (NaN where nothing is known)."""
+
+    number: int
+    models: dict[int, Profiled]
+    predicted_ms: Array
+
+
+class _Schedule:
+    """Which models are measured when: each batch has its share of every sort."""
+
+    def __init__(self, models: Sequence[Profiled], counts: ProfileCounts) -> None:
+        self._models = models
+        self._chooser = Chooser(models)
+        sorts: dict[tuple[str, str], list[int]] = {}
+        for index, model in enumerate(models):
+            sorts.setdefault((model.role, model.split), []).append(index)
+        self._sorts = {sort: np.array(indices) for sort, indices in sorts.items()}
+        blocks = self._sorts.get(("block", "fit"), np.array([], dtype=np.int64))
+        self._cover = _one_of_each(models, blocks)
+        wanted = {("block", "fit"): len(blocks) // CHOICE}
+        wanted |= {("net", "fit"): counts.nets, ("net", "test"): counts.test_nets}
+        self._wanted = {sort: min(count, len(sorts.get(sort, []))) for sort, count in wanted.items()}
+        self._batches = max(1, round(sum(self._wanted.values()) / BATCH))
+
+    def next_batch(self, done: _Done) -> _Batch | None:
+        """The next models to measure; None where there are none left."""
+        predicted = np.full(len(self._models), np.nan)
+        measured = np.array([int(row["model"]) for row in done.rows if row["split"] == "fit"], dtype=np.int64)
+        if len(measured):
+            latency_ms = [row["latency_ms"] for row in done.at_one_speed() if row["split"] == "fit"]
+            predicted = self._chooser.predict(measured, np.array(latency_ms))
+        known = {int(row["model"]) for row in done.rows}
+        for number in range(done.batches, self._batches):  # the first batch may have used up the share of later ones
+            if chosen := self._choose(number, known, measured, predicted):
+                return _Batch(done.batches, {index: self._models[index] for index in chosen}, predicted)
+        return None
+
+    def _choose(self, number: int, known: set[int], measured: Indices, predicted: Array) -> list[int]:
+        """What is missing after batch `number`: blocks and networks by what they teach, those to test on in order.
+
+        Any beginning holds all sorts in proportion, should time be too short for the whole batch.
+        """
+        chosen: list[list[int]] = []
+        for sort, count in self._wanted.items():
+            own = self._sorts.get(sort, np.array([], dtype=np.int64))
+            left = np.array([i for i in own if i not in known], dtype=np.int64)
+            quota = max(0, round(count * (number + 1) / self._batches) - (len(own) - len(left)))
+            if sort == ("block", "fit") and number == 0:
+                chosen.append(self._cover)
+            elif sort == ("net", "test") or not len(measured):
+                chosen.append(left[:quota].tolist())
+            else:
+                nets = self._sorts.get(("net", "fit"), own)
+                chosen.append(self._chooser.choose(measured, predicted, left, nets, quota))
+        return interleaved(chosen)
+
+
+def _one_of_each(models: Sequence[Profiled], blocks: Iterable[int]) -> list[int]:
+    """The first block of each type in each stage."""
+    first: dict[tuple[str, BlockType], int] = {}
+    for index in blocks:
+        model = models[index]
+        if isinstance(model, ProfiledBlock):
+            first.setdefault((model.stage, model.block_type), int(index))
+    return list(first.values())
+
+
+def _measure_batch(
+    device: Device,
+    batch: _Batch,
+    reference: Path,
+    seed: int,
+    budget_s: float,
+    progress: Callable[[str, int, int], None] | None,
+) -> list[dict[str, Any]]:
+    """Export and time the models of a batch; those for which there is no time are left out, but the first."""
+    started = time.perf_counter()
+    paths: dict[int, Path] = {}
+    with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as folder:
+        for index, model in batch.models.items():
+            if paths and time.perf_counter() - started > PREPARATION_SHARE * budget_s:
+                break
+            graph = random_graph(model.plan(), model.height, np.random.default_rng([seed, 1, index]))
+            paths[index] = write_file(graph, device, Path(folder) / str(index))
             if progress is not None:
-                progress("exporting", len(loaded), len(wanted))
-        remaining = budget_s - (time.perf_counter() - started)
-        timings = measure(
-            loaded,
-            device.measure,
-            threads=device.threads,
-            budget_s=remaining,
+                progress("exporting", len(paths), len(batch.models))
+        found = measure_files(
+            device,
+            list(paths.values()),
+            reference=reference,
+            budget_s=budget_s - (time.perf_counter() - started),
             progress=None if progress is None else lambda done, total: progress("measuring", done, total),
         )
-    rows = [model.row() | vars(timing) for model, timing in zip(profiled, timings, strict=True)]
-    return pd.DataFrame(rows).astype({key: "Int64" for key in _INTEGERS if any(key in row for row in rows)})
+    assert found.reference is not None
+    of_batch = {"batch": batch.number, "reference_ms": found.reference.latency_ms, "drift": found.drift}
+    return [
+        batch.models[index].row()
+        | asdict(timing)
+        | of_batch
+        | {"model": index, "predicted_ms": float(batch.predicted_ms[index])}
+        for index, timing in zip(paths, found.timings, strict=True)
+    ]
 
 
-_INTEGERS = ("in_channels", "kernel_size", "width", "stride", "height", "resolution", "num_classes", "rounds")
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
-def load_graph(graph: Int8Graph, device: Device, folder: Path) -> runners.Runner:
-    """Export a graph in the format of the device's runtime and load it, with the device's threads."""
-    path = folder / f"model{device.suffix}"
-    if device.runtime == "tflite":
-        from spaceevo.export.tflite import to_tflite
-
-        path.write_bytes(to_tflite(graph))
-    else:
-        from spaceevo.export.onnx import to_onnx
-
-        path.write_bytes(to_onnx(graph))
-    return runners.load(path, device.threads)
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows).astype(
+        {key: "Int64" for key in (*_INTEGERS, *_COUNTS) if any(key in row for row in rows)}
+    )
 
 
-def sample_models(hyperspace: Hyperspace, num_classes: int, counts: ProfileCounts, seed: int) -> list[Profiled]:
-    """The models to profile, drawn at random; any beginning of the list holds all sorts in proportion."""
-    rng = np.random.default_rng(seed)
-    codes: set[str] = set()
-    nets: list[ProfiledNet] = []
-    while len(nets) < counts.test_nets + counts.nets:
-        space = sample_space(hyperspace, rng)
-        subnet = sample_subnet(space, rng)
-        if subnet.code not in codes:  # so that no network to test on is also fitted on
-            codes.add(subnet.code)
-            nets.append(ProfiledNet(space, subnet, num_classes, "test" if len(nets) < counts.test_nets else "fit"))
-    blocks = list(sample_blocks(hyperspace, num_classes, counts.blocks_per_type, rng))
-    blocks = [blocks[i] for i in rng.permutation(len(blocks))]
-    sorts: tuple[Sequence[Profiled], ...] = (nets[counts.test_nets :], blocks, nets[: counts.test_nets])
-    placed = [((i + 0.5) / len(models), model) for models in sorts for i, model in enumerate(models)]
-    return [model for _, model in sorted(placed, key=lambda pair: pair[0])]
-
-
-def sample_blocks(
-    hyperspace: Hyperspace, num_classes: int, per_type: int, rng: np.random.Generator
-) -> Iterator[ProfiledBlock]:
-    """Random blocks: `per_type` of each block type in each stage, with any width that can arrive."""
-    for stage in hyperspace.body:
-        for block_type in (stage.block_type,) if stage.block_type is not None else hyperspace.block_types:
-            for _ in range(per_type):
-                yield _sample_block(hyperspace, stage, block_type, rng)
-    for name, block_type, choices, stride in head_choices(hyperspace, num_classes):
-        arriving = hyperspace.in_widths(name)
-        for _ in range(per_type):
-            resolution = _choose(hyperspace.resolutions, rng)
-            height = _arriving_height(hyperspace, name, resolution)
-            yield ProfiledBlock(name, block_type, _choose(arriving, rng), choices[0], stride, height, resolution)
-
-
-def _sample_block(
-    hyperspace: Hyperspace, stage: Stage, block_type: BlockType, rng: np.random.Generator
-) -> ProfiledBlock:
-    resolution = _choose(hyperspace.resolutions, rng)
-    height = _arriving_height(hyperspace, stage.name, resolution)
-    arriving, stride = hyperspace.in_widths(stage.name) or (IMAGE_CHANNELS,), stage.stride
-    if max(stage.depths) > 1 and rng.random() < 0.5:  # a later block of the stage
-        height, arriving, stride = (height - 1) // stride + 1, stage.widths, 1
-    choice = BlockChoice(_choose(block_type.kernels, rng), _choose(stage.widths, rng), _choose(block_type.expands, rng))
-    return ProfiledBlock(stage.name, block_type, _choose(arriving, rng), choice, stride, height, resolution)
-
-
-def _arriving_height(hyperspace: Hyperspace, name: str, resolution: int) -> int:
-    height = resolution
-    for stage in hyperspace.stages:
-        if stage.name == name:
-            return height
-        pooled = stage.block_type is not None and stage.block_type.block == "pool_conv_bn_act"
-        height = 1 if pooled else (height - 1) // stage.stride + 1
-    raise KeyError(name)
-
-
-def _choose(values: Sequence[Any], rng: np.random.Generator) -> Any:
-    return values[int(rng.integers(len(values)))]
+def profile_figures(table: pd.DataFrame) -> dict[str, Any]:
+    """How a profile went, for people: sizes, noise, drift, and the error with which networks were foreseen by batch."""
+    if "batch" not in table:
+        return {}
+    halves = np.maximum(table["high_ms"] - table["latency_ms"], table["latency_ms"] - table["low_ms"])
+    nets = table[(table["role"] == "net") & (table["split"] == "fit") & table["predicted_ms"].notna()]
+    errors = (nets["predicted_ms"] / nets["latency_ms"] - 1.0).abs().groupby(nets["batch"].astype(int))
+    references = table.groupby(table["batch"].astype(int))["reference_ms"].first()
+    return {
+        "models": len(table),
+        "batches": len(references),
+        "typical_interval": round(float((halves / table["latency_ms"]).median()), 4),
+        "outliers": int(table["outliers"].sum()),
+        "timings": int(table["rounds"].sum()),
+        "reference_ms": round(float(references.median()), 5),
+        "drift_within_batches": round(float(table["drift"].max()), 4),
+        "drift_between_batches": round(float(references.max() / references.min() - 1.0), 4),
+        "foreseen_within": [
+            {"batch": int(str(batch)), "error": round(float(error), 4)}
+            for batch, error in errors.quantile(TARGET_QUANTILE).items()
+        ],
+    }

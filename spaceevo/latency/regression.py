@@ -18,6 +18,8 @@ from spaceevo.latency.predictor import KernelModel
 Array = npt.NDArray[np.float64]
 
 CHUNK = 20_000  # models that are weighted at once
+RIDGE, LASSO = 1e-4, 1e-3  # of fits to profiles: against the noise of some hundred measurements
+MIN_MODELS = 8  # that a feature must be seen in, in profiles of enough models
 TYPICAL_ERROR_FLOOR = 0.02  # relative; residuals below it are never treated as outliers
 
 

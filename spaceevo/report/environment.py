@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 from spaceevo.config import load_params
 from spaceevo.errors import ParamsError, SpaceEvoError
 from spaceevo.latency.devices import check_runtime, known_devices, load_device, table_predictor
+from spaceevo.latency.machine import inspect_cpu, proc_fields
 from spaceevo.space import load_hyperspace
 
 # What each is for, and the distributions that provide it, the usual one first.
@@ -25,8 +25,6 @@ PACKAGES = {
     "ai-edge-litert": ("running TFLite files", ("ai-edge-litert",)),
     "snakemake": ("the workflow", ("snakemake",)),
 }
-# Instructions that INT8 kernels profit from, as Linux calls them on x86 and on Arm.
-CPU_FEATURES = ("avx2", "avx512bw", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 GIB = 2**30
 
 
@@ -94,18 +92,9 @@ def inspect_torch() -> dict[str, Any]:
     return found
 
 
-def inspect_cpu() -> dict[str, Any]:
-    """Model, cores this process may use, and which of `CPU_FEATURES` there are (None where Linux does not say)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    fields = _proc_fields(Path("/proc/cpuinfo"))
-    flags = fields.get("flags", fields.get("Features"))
-    features = None if flags is None else [name for name in CPU_FEATURES if name in flags.split()]
-    return {"model": fields.get("model name", platform.machine()), "cores": cores, "int8_features": features}
-
-
 def available_memory_gib() -> float | None:
     """Memory that can be taken without swapping, the limit of a container respected; None where Linux does not say."""
-    fields = _proc_fields(Path("/proc/meminfo"))
+    fields = proc_fields(Path("/proc/meminfo"))
     if "MemAvailable" not in fields:
         return None
     available = 1024 * int(fields["MemAvailable"].split()[0])
@@ -149,17 +138,6 @@ def check_params(path: Path | None) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _proc_fields(path: Path) -> dict[str, str]:
-    """`key: value` lines of a file of Linux's /proc, the first of each key; empty elsewhere."""
-    if not path.is_file():
-        return {}
-    fields: dict[str, str] = {}
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    return fields
 
 
 def _number(path: Path) -> int | None:

@@ -22,6 +22,7 @@ CARD_HEADER = (
     "M MACs",
     "M params",
     "KiB tflite, onnx",
+    "KiB of activations",
     "budget ms",
     "predicted ms",
     "measured ms",
@@ -96,7 +97,13 @@ def _seqnets(device: DeviceResults) -> str:
         notes += f" 95 % of predictions are to hold within their error, here ±{100 * max(stated):.1f} % or less."
     if any(card["latency"]["predicted_beyond_fitted_range"] for card in device.cards.values()):
         notes += f" {BEYOND} Extrapolated: some layer is of a size that the predictor was not fitted on."
-    codes = "\n".join(f"- {name}: `{card['subnet']}`" for name, card in device.cards.items())
+    by_code: dict[str, list[str]] = {}
+    for name, card in device.cards.items():
+        by_code.setdefault(card["subnet"], []).append(name)
+    for names in by_code.values():
+        if len(names) > 1:
+            notes += f" {' and '.join(names)} are one network: the larger budgets brought nothing better."
+    codes = "\n".join(f"- {', '.join(names)}: `{code}`" for code, names in by_code.items())
     figure = _figure(f"front_{device.name}", f"Accuracy and latency on {device.name}")
     return f"### SEQnets\n\n{_table(CARD_HEADER, rows)}\n{notes}\n\n{codes}\n\n{figure}"
 
@@ -110,6 +117,7 @@ def _card_row(name: str, card: dict[str, Any]) -> tuple[str, ...]:
         f"{card['macs'] / 1e6:.2f}",
         f"{card['params'] / 1e6:.3f}",
         ", ".join(f"{file['size_bytes'] / 1024:.0f}" for file in files),
+        f"{card['activation_bytes'] / 1024:.1f}",
         _ms(latency["budget_ms"]),
         _ms(latency["predicted_ms"]) + (BEYOND if latency["predicted_beyond_fitted_range"] else ""),
         "-" if measured is None else _ms(measured),

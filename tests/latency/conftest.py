@@ -5,7 +5,7 @@ import pytest
 
 from spaceevo.latency.kernels import Kernel, boundary_kernels, kernels
 from spaceevo.latency.predictor import KernelModel, Predictor
-from spaceevo.latency.profile import ProfileCounts, sample_models
+from spaceevo.latency.samples import ProfileCounts, sample_models
 from spaceevo.space import Hyperspace, load_hyperspace
 
 NUM_CLASSES = 10

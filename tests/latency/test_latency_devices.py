@@ -1,15 +1,19 @@
 """Device files: what is shipped loads, what is wrong is refused in one sentence."""
 
 import importlib.util
+from contextlib import nullcontext
 
 import pytest
 
 from spaceevo.errors import ArtifactError, DeviceError
-from spaceevo.latency.devices import check_runtime, load_device, shipped_devices, table_predictor
+from spaceevo.latency import devices
+from spaceevo.latency.bench import measure_files
+from spaceevo.latency.devices import at_hand, check_runtime, load_device, shipped_devices, table_predictor
+from spaceevo.latency.runtimes import InProcessRuntime
 
 
 def test_the_shipped_devices():
-    assert {"cpu", "cpu-tflite", "pixel4", "vnni"} <= set(shipped_devices())
+    assert {"cpu", "cpu-tflite", "pixel4", "pixel4-adb", "vnni"} <= set(shipped_devices())
 
 
 @pytest.mark.parametrize("name", shipped_devices())
@@ -39,7 +43,17 @@ def test_a_device_of_ones_own(tmp_path):
         ("runtime: onnxruntime\nthread: 1\n", "wrong key thread: Extra inputs"),
         ("runtime: onnxruntime\nmeasure: {round: 1}\n", "wrong key measure.round: Extra inputs"),
         ("runtime: onnxruntime\nthreads: 0\n", "wrong key threads: Input should be greater"),
-        ("runtime: coreml\n", "wrong key runtime: Input should be 'onnxruntime', 'tflite' or 'table'"),
+        (
+            "runtime: coreml\n",
+            "key runtime: there is no runtime 'coreml', use one of onnxruntime, tflite, adb, table.",
+        ),
+        ("runtime: onnxruntime\noptions: {cores: 80}\n", "wrong key options.cores: Extra inputs"),
+        ("runtime: adb\noptions: {cores: eight}\n", "wrong key options.cores: String should match"),
+        (
+            "runtime: adb\noptions: {delegate: npu}\n",
+            "key options.delegate: Input should be 'cpu', 'gpu' or 'nnapi'",
+        ),
+        ("runtime: onnxruntime\nmeasure: {interval: 2}\n", "wrong key measure.interval: Input should be less"),
         ("threads: 1\n", "wrong key runtime: Field required"),
         ("runtime: onnxruntime\nname: other\n", "the key name"),
         ("runtime: table\n", "names no predictor"),
@@ -66,7 +80,10 @@ def test_a_missing_runtime_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ai_edge_litert" else found(name))
     with pytest.raises(DeviceError, match=r"cpu-tflite needs tflite.*pip install ai-edge-litert"):
         check_runtime(load_device("cpu-tflite"))
+    with pytest.raises(DeviceError, match="pip install ai-edge-litert"):
+        at_hand(load_device("cpu-tflite"))
     check_runtime(load_device("cpu"))
+    assert at_hand(load_device("cpu")) and not at_hand(load_device("pixel4"))
     check_runtime(load_device("pixel4"))
 
 
@@ -75,3 +92,19 @@ def test_a_table_without_its_file_is_an_error(tmp_path):
     path.write_text("runtime: table\npredictor: lost.json\n")
     with pytest.raises(ArtifactError, match=r"lost\.json does not exist"):
         table_predictor(load_device(path))
+
+
+def test_a_runtime_of_ones_own_is_a_class_and_a_name(tmp_path, monkeypatch):
+    class Stopwatch(InProcessRuntime):
+        def load(self, path, device):
+            return nullcontext(self)
+
+        def round_ms(self, round_s):
+            return 4.25
+
+    monkeypatch.setattr(devices, "RUNTIMES", {"stopwatch": Stopwatch(".onnx", "json", "json")})
+    path = tmp_path / "mine.yaml"
+    path.write_text("runtime: stopwatch\nthreads: 2\n")
+    device = load_device(path)
+    (timing,) = measure_files(device, [tmp_path / "model.onnx"]).timings
+    assert timing.latency_ms == 4.25 and device.measured and device.suffix == ".onnx"

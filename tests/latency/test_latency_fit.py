@@ -6,8 +6,8 @@ import pytest
 
 from spaceevo.errors import ArtifactError
 from spaceevo.latency.fit import fit_predictor, row_plan, unseen_errors
-from spaceevo.latency.profile import ProfileCounts, sample_models
 from spaceevo.latency.regression import error_figures, fit_nonnegative
+from spaceevo.latency.samples import ProfileCounts, sample_models
 
 
 def test_a_known_device_is_recovered(true_profile, tiny, truth):

@@ -11,8 +11,9 @@ import pandas as pd
 from spaceevo.artifacts import Record, write_json, write_table, write_tensors
 from spaceevo.latency.devices import load_device, table_predictor
 from spaceevo.latency.predictor import write_predictor
-from spaceevo.latency.profile import PROFILE_KIND, ProfileCounts, sample_models
+from spaceevo.latency.profile import PROFILE_KIND
 from spaceevo.latency.regression import error_figures
+from spaceevo.latency.samples import ProfileCounts, sample_models
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import plan_cost
 from spaceevo.search.lut import LUT_KIND
@@ -121,6 +122,7 @@ def _card(name: str, space: Space, subnet, latency_ms: float, measured: bool) ->
         "resolution": subnet.resolution,
         "macs": cost.macs,
         "params": cost.params,
+        "activation_bytes": 51_200,
         "latency": {
             "device": name,
             "budget_ms": 1.02 * latency_ms,

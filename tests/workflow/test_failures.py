@@ -290,6 +290,7 @@ def test_a_subnet_budget_below_the_smallest_latency(project: Path, tmp_path: Pat
         val="results/val.safetensors",
         search=micro_params()["search"],
         budgets=[TOO_FAST_MS, 7.0, 8.0, 9.0, 10.0],
+        limits={},
         seed=0,
         threads=1,
         output=tmp_path / "out" / "seqnets.json",

@@ -12,7 +12,9 @@ import pytest
 from workflow.failing import assert_one_sentence, command, contents, environment, make_hook, run
 from workflow.micro import RECIPE, micro_params
 
-from spaceevo.artifacts import Record, read_header, read_tensors, write_tensors
+from spaceevo.artifacts import Record, read_header, read_table, read_tensors, write_table, write_tensors
+from spaceevo.latency.checkpoint import CHECKPOINT_KIND as PROFILE_CHECKPOINT_KIND
+from spaceevo.latency.profile import PROFILE_KIND
 from spaceevo.train.loop import CHECKPOINT_KIND
 
 FORMATS = ("json", "parquet", "safetensors")
@@ -154,4 +156,27 @@ def test_ctrl_c_in_the_middle_of_training(name: str, project: Path, tmp_path: Pa
     done = run(project, words)
     assert done.returncode == 0, done.stderr
     assert read_header(made)["cost"]["wall_s"] > 1e6
+    assert not checkpoint.exists()
+
+
+def test_a_profile_that_was_killed_goes_on(project: Path, tmp_path: Path, untouched: None) -> None:
+    checkpoint, made = tmp_path / "checkpoint.parquet", tmp_path / "made.parquet"
+    counts = {"blocks_per_type": 1, "nets": 200, "test_nets": 20, "time_limit_s": 600}
+    options: dict[str, Any] = {"device": "cpu", "hyperspace": "micro", "val": "results/val.safetensors"}
+    options |= {"counts": counts, "seed": 0, "checkpoint": checkpoint, "output": made}
+    words = command("profile_latency", **options)
+    process = start(project, words)
+    wait_for(checkpoint, process)
+    process.kill()
+    process.communicate(timeout=120)
+    assert not made.exists()
+
+    # A run that goes on counts the cost of the killed one: with a large one in the checkpoint, its time is up.
+    kept, header = read_table(checkpoint, PROFILE_CHECKPOINT_KIND), read_header(checkpoint)
+    record = Record(header["params"], header["seed"], earlier_wall_s=1e6)
+    write_table(checkpoint, PROFILE_CHECKPOINT_KIND, kept, record)
+    done = run(project, words)
+    assert done.returncode == 0, done.stderr
+    assert read_header(made)["cost"]["wall_s"] > 1e6
+    assert read_table(made, PROFILE_KIND)["model"].tolist() == kept["model"].tolist()
     assert not checkpoint.exists()

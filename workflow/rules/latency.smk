@@ -1,5 +1,5 @@
 rule profile_latency:
-    """Measures alone on the machine: it claims every core."""
+    """Measures alone on the machine: it claims every core. Cut short, it goes on from its checkpoint."""
     input:
         val=DATA["val"],
     output:
@@ -18,7 +18,8 @@ rule profile_latency:
     shell:
         "python workflow/scripts/profile_latency.py --device {wildcards.device} "
         "--hyperspace {params.hyperspace} --val {input.val} --counts {params.counts:q} "
-        "--seed {params.seed} --output {output} 2> {log}"
+        "--seed {params.seed} --checkpoint results/checkpoints/profile_{wildcards.device}.parquet "
+        "--output {output} 2> {log}"
 
 
 rule fit_latency_predictor:

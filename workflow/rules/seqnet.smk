@@ -17,11 +17,13 @@ rule search_subnets:
         budgets=lambda wildcards: json.dumps(
             PARAMS.devices[wildcards.device].subnet_budgets
         ),
+        limits=lambda wildcards: as_json(PARAMS.devices[wildcards.device].limits),
         seed=PARAMS.seed,
     shell:
         "python workflow/scripts/search_subnets.py --supernet {input.supernet} "
         "--predictor {input.predictor} --train {input.train} --val {input.val} "
-        "--search {params.search:q} --budgets {params.budgets:q} --seed {params.seed} "
+        "--search {params.search:q} --budgets {params.budgets:q} "
+        "--limits {params.limits:q} --seed {params.seed} "
         "--threads {threads} --output {output.seqnets} --subnets {output.subnets} 2> {log}"
 
 
@@ -66,7 +68,7 @@ rule export_seqnet:
         agreement=PARAMS.export.agreement,
     shell:
         "python workflow/scripts/export_seqnet.py --graph {input.graph} --verification {input.verification} "
-        "--agreement {params.agreement} --output {output} 2> {log}"
+        "--device {wildcards.device} --agreement {params.agreement} --output {output} 2> {log}"
 
 
 rule write_card:

@@ -10,7 +10,7 @@ from spaceevo.artifacts import Record, read_table, write_json, write_table
 from spaceevo.config import SpaceParams
 from spaceevo.data.splits import load_split
 from spaceevo.latency.budgets import resolve_budgets
-from spaceevo.latency.predictor import read_predictor
+from spaceevo.latency.devices import read_own_predictor
 from spaceevo.scripting import run
 from spaceevo.search.evolve import evolve_space
 from spaceevo.search.exact import best_space
@@ -34,7 +34,7 @@ def main(
     params = {"hyperspace": hyperspace, "space": space.model_dump(), "space_budgets": json.loads(budgets)}
     record = Record(params, seed)
     declared = load_hyperspace(hyperspace)
-    latency = read_predictor(predictor)
+    latency = read_own_predictor(predictor)
     num_classes = len(load_split(val).classes)
     budgets_ms = resolve_budgets(params["space_budgets"], latency, declared, num_classes, seed)
     table = build_lut(read_table(lut, LUT_KIND), declared, latency, num_classes, space.score)

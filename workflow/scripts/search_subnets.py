@@ -3,18 +3,21 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from spaceevo.artifacts import Record, write_json, write_table
-from spaceevo.config import SearchParams
+from spaceevo.config import FootprintLimits, SearchParams
 from spaceevo.data.loader import materialise
 from spaceevo.data.splits import load_split
 from spaceevo.latency.budgets import resolve_budgets
-from spaceevo.latency.predictor import read_predictor
+from spaceevo.latency.devices import read_own_predictor
 from spaceevo.nn.store import load_supernet
 from spaceevo.scripting import run
 from spaceevo.search.evaluator import SubnetEvaluator
+from spaceevo.search.limits import Footprint, footprint, within_limits
 from spaceevo.search.subnets import search_subnets
+from spaceevo.space import Subnet
 
 
 def main(
@@ -24,6 +27,7 @@ def main(
     val: Path,
     search: SearchParams,
     budgets: str,
+    limits: FootprintLimits,
     seed: int,
     threads: int,
     output: Path,
@@ -31,23 +35,24 @@ def main(
 ) -> None:
     """Write the five winners to `output` and every evaluated subnet to `subnets`; `budgets` is a JSON list."""
     torch.set_num_threads(threads)
-    record = Record({"search": search.model_dump(), "subnet_budgets": json.loads(budgets)}, seed)
+    params = {"search": search.model_dump(), "subnet_budgets": json.loads(budgets), "limits": limits.model_dump()}
+    record = Record(params, seed)
     network, spec = load_supernet(supernet)
-    latency = read_predictor(predictor)
+    latency = read_own_predictor(predictor)
     space, classes = network.space, len(spec.classes)
     resolution = space.hyperspace.resolutions[-1]
     budgets_ms = resolve_budgets(json.loads(budgets), latency, space.hyperspace, classes, seed)
     train_images, _ = materialise(load_split(train), resolution, search.recalibration_images, seed)
     images, labels = materialise(load_split(val), resolution, search.val_images, seed)
     evaluator = SubnetEvaluator(network, train_images, images, labels)
-    best, table = search_subnets(
-        space,
-        lambda subnet: latency.predict_subnet(space, subnet, classes).latency_ms,
-        evaluator.accuracy,
-        budgets_ms,
-        search.settings,
-        seed,
-    )
+
+    def latency_ms(subnet: Subnet) -> float:
+        return latency.predict_subnet(space, subnet, classes).latency_ms
+
+    limited = within_limits(latency_ms, space, classes, limits)
+    best, table = search_subnets(space, limited, evaluator.accuracy, budgets_ms, search.settings, seed)
+    footprints = [footprint(space, space.subnet(code), classes) for code in table["code"]]
+    table = table.assign(**pd.DataFrame(footprints, columns=Footprint._fields))
     winners = {
         f"A{k}": {
             "subnet": found.subnet.code,

@@ -1,5 +1,6 @@
 """Take the shipped predictor of a device that is not at hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from spaceevo.artifacts import Record
@@ -10,7 +11,8 @@ from spaceevo.scripting import run
 
 def main(device: str, output: Path) -> None:
     """Write the predictor of `device`."""
-    write_predictor(output, table_predictor(load_device(device)), Record({"device": device}))
+    predictor = replace(table_predictor(load_device(device)), device=device)  # it may have been fitted elsewhere
+    write_predictor(output, predictor, Record({"device": device}))
 
 
 if __name__ == "__main__":

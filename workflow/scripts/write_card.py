@@ -10,8 +10,7 @@ from spaceevo.data.loader import materialise
 from spaceevo.data.splits import load_split
 from spaceevo.data.transforms import resize
 from spaceevo.export.card import TestSplit, make_card
-from spaceevo.latency.devices import load_device
-from spaceevo.latency.predictor import read_predictor
+from spaceevo.latency.devices import load_device, read_own_predictor
 from spaceevo.nn.store import load_seqnet, load_supernet
 from spaceevo.quant.quantizers import fp32, int8
 from spaceevo.scripting import run
@@ -52,7 +51,7 @@ def main(
         TestSplit(resize(images, subnet.resolution).numpy(), labels.numpy()),
         logits(network, images, int8).numpy(),
         evaluator.accuracy(subnet, fp32),
-        read_predictor(predictor),
+        read_own_predictor(predictor),
         load_device(device),
         read_json(seqnets, "seqnets")["seqnets"][name]["budget_ms"],
     )

@@ -1,0 +1,116 @@
+"""Files and networks timed on a device: exported, loaded, kept on the same cores, with the reference beside them."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from spaceevo.errors import ExportError
+from spaceevo.latency.devices import Device, MeasureOptions
+from spaceevo.latency.measure import Measurement, measure_with_reference
+from spaceevo.latency.pinning import pinned
+from spaceevo.nn.network import subnet_plan
+from spaceevo.quant.graph import Int8Graph, random_graph
+from spaceevo.space import Space, Subnet, parse_space
+
+REFERENCE = "tiny-4664-1222"  # its largest subnet is timed beside everything else: the same work on every device
+
+
+def measure_files(
+    device: Device,
+    paths: Sequence[Path],
+    *,
+    options: MeasureOptions | None = None,
+    reference: Path | None = None,
+    budget_s: float = float("inf"),
+    progress: Callable[[int, int], None] | None = None,
+) -> Measurement:
+    """Time files on a device, in interleaved rounds.
+
+    Args:
+        paths: files with the suffix that the device's runtime loads.
+        options: those of the device, where not given.
+        reference: file of the reference model (`write_reference`), to see the machine drift.
+        budget_s, progress: as of `spaceevo.latency.measure`.
+
+    Raises:
+        DeviceError: nothing can be run on the device, its runtime is not installed, or it is too noisy.
+        ExportError: the runtime cannot load a file.
+    """
+    device.how.check(device)
+    with ExitStack() as stack:
+        stack.enter_context(pinned(device.threads))  # before files are loaded: a runtime's threads start there
+        models = [stack.enter_context(device.how.load(path, device)) for path in paths]
+        beside = None if reference is None else stack.enter_context(device.how.load(reference, device))
+        return measure_with_reference(
+            models,
+            beside,
+            device.measure if options is None else options,
+            threads=device.threads,
+            budget_s=budget_s,
+            progress=progress,
+        )
+
+
+def measure_subnet(
+    device: Device, space: Space, subnet: Subnet, num_classes: int, options: MeasureOptions | None = None
+) -> Measurement:
+    """Time a subnet with arbitrary weights, which its latency does not depend on, beside the reference model."""
+    with tempfile.TemporaryDirectory(prefix="spaceevo-") as name:
+        folder, rng = Path(name), np.random.default_rng(0)
+        graph = random_graph(subnet_plan(space, subnet, num_classes), subnet.resolution, rng)
+        path = write_file(graph, device, folder / "model")
+        return measure_files(device, [path], options=options, reference=write_reference(device, folder))
+
+
+def check_picture(device: Device, path: Path) -> None:
+    """Refuse a file that does not read one picture of a fixed size.
+
+    Raises:
+        ExportError: the file cannot be read, or what it reads is no picture. Files for a phone are checked where
+            TFLite is installed here too.
+    """
+    from spaceevo.export import runners
+
+    if device.how.removable and importlib.util.find_spec("ai_edge_litert") is None:
+        return
+    shape = runners.load(path, threads=1).input_shape
+    shown = " × ".join("?" if size is None else str(size) for size in shape)
+    if len(shape) != 4 or shape[0] not in (1, None) or shape[1] not in (1, 3, 4):
+        raise ExportError(
+            f"{path} does not read a picture: its input is {shown}, where one picture with channels is 1 × 3 × height "
+            "× width; name a file that classifies pictures."
+        )
+    if shape[2] is None or shape[3] is None:
+        raise ExportError(
+            f"{path} leaves the size of its picture open ({shown}), on which its latency depends: export it with a "
+            "fixed height and width."
+        )
+
+
+def write_reference(device: Device, folder: Path) -> Path:
+    """Write the reference model for a device into a folder."""
+    space = parse_space(REFERENCE)
+    plan, height = subnet_plan(space, space.largest, 10), space.largest.resolution
+    graph = random_graph(plan, height, np.random.default_rng(0))
+    return write_file(graph, device, folder / "reference")
+
+
+def write_file(graph: Int8Graph, device: Device, stem: Path) -> Path:
+    """Export a graph in the format of the device's runtime, to `stem` with its suffix."""
+    path = stem.with_name(stem.name + device.suffix)
+    if device.suffix == ".tflite":
+        from spaceevo.export.tflite import X86, for_x86, to_tflite
+
+        path.write_bytes(to_tflite(for_x86(graph) if platform.machine() in X86 else graph))
+    else:
+        from spaceevo.export.onnx import to_onnx
+
+        path.write_bytes(to_onnx(graph))
+    return path
