@@ -23,7 +23,7 @@ import numpy as np
 
 from spaceevo.artifacts import Record, read_json, write_json
 from spaceevo.errors import ArtifactError
-from spaceevo.latency.features import Array, Terms, parse_feature
+from spaceevo.latency.features import SIZES, Array, Terms, kernel_sizes, parse_feature
 from spaceevo.latency.kernels import BOUNDARIES, Kernel, boundary_kernels, kernels
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.network import IMAGE_CHANNELS, head_plan
@@ -31,6 +31,8 @@ from spaceevo.nn.plan import Plan
 from spaceevo.space import BlockChoice, BlockType, Hyperspace, Space, StageChoice, Subnet
 
 PREDICTOR_KIND = "latency_predictor"
+
+MIXING = ("conv", "stem", "dense", "se")  # families whose outputs read all inputs
 
 # Kinds that cost about the same, where a predictor was fitted to one of them alone: both gate a tensor by itself.
 STAND_INS = {"hswish": "swish", "swish": "hswish"}
@@ -94,9 +96,31 @@ class KernelModel:
     error: float = 0.0
 
     def latency_ms(self, many: Sequence[Kernel]) -> Array:
-        """float64 [kernels]: the features of each kernel times their coefficients."""
+        """float64 [kernels]: the features of each kernel times their coefficients.
+
+        A kernel of more work than the largest of the fit takes at least as much longer than that as it has more work.
+        """
         terms, values = self._evaluated
-        return np.asarray(terms(many) @ values)
+        fitted = np.asarray(terms(many) @ values)
+        if self.in_channels[1] == 0 or not len(many):  # borrowed from another kind: nothing is known of its sizes
+            return fitted
+        beyond = self._work(many) / self._work([self._largest(many[0])])
+        if not (beyond > 1.0).any():
+            return fitted
+        return np.where(beyond > 1.0, np.maximum(fitted, beyond * self._largest_ms(many[0])), fitted)
+
+    def _largest(self, like: Kernel) -> Kernel:
+        """A kernel with the largest sizes of the fit."""
+        sizes = (self.in_channels[1], self.out_channels[1], self.height[1])
+        return Kernel(self.family, *sizes, like.kernel_size, like.stride)
+
+    def _largest_ms(self, like: Kernel) -> float:
+        terms, values = self._evaluated
+        return float((terms([self._largest(like)]) @ values)[0])
+
+    def _work(self, many: Sequence[Kernel]) -> Array:
+        """What time grows with in the long run: multiply-accumulates, or the map where channels stay apart."""
+        return kernel_sizes(many)[:, SIZES.index("macs" if self.family in MIXING else "in_bytes")]
 
     @cached_property
     def _evaluated(self) -> tuple[Terms, Array]:

@@ -11,8 +11,9 @@ import pytest
 
 from spaceevo.artifacts import Record
 from spaceevo.errors import ArtifactError
-from spaceevo.latency.devices import load_device, table_predictor
+from spaceevo.latency.devices import device_predictor, load_device, table_predictor
 from spaceevo.latency.fit import fit_predictor
+from spaceevo.latency.kernels import Kernel
 from spaceevo.latency.predictor import read_predictor, write_predictor
 from spaceevo.nn.network import subnet_plan
 from spaceevo.space import load_hyperspace, parse_space, sample_space, sample_subnet
@@ -124,3 +125,13 @@ def test_no_torch_is_imported():
     modules = ("predictor", "devices", "measure", "profile", "fit", "budgets")
     code = f"import sys, {', '.join(f'spaceevo.latency.{m}' for m in modules)}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("device", ["pixel4", "vnni"])
+def test_far_beyond_the_fit_time_grows_with_the_work(device):
+    kinds = device_predictor(device).kinds
+    known, far, farther = kinds["dense"].latency_ms([Kernel("dense", 1920, n * 1000, 1) for n in (1, 100, 1000)])
+    assert far > 10 * known and farther == pytest.approx(10 * far, rel=0.2)
+    wide = [Kernel("conv", 4000 * n, 4000, 14) for n in (1, 10)]
+    near, far = kinds["conv1_s1"].latency_ms(wide)
+    assert 8 * near < far < 12 * near
