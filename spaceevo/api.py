@@ -38,7 +38,7 @@ from spaceevo.export.onnx import to_onnx
 from spaceevo.export.runners import load as load_file
 from spaceevo.export.simulation import simulate, simulate_graph
 from spaceevo.export.verify import MIN_AGREEMENT, Parity, Verification, export_verified, write_verification
-from spaceevo.latency.bench import measure_files
+from spaceevo.latency.bench import measure_files, suited_graph
 from spaceevo.latency.devices import Device, check_runtime, device_predictor, load_device, shipped_devices
 from spaceevo.latency.measure import Timing
 from spaceevo.latency.predictor import Prediction, Predictor, read_predictor
@@ -223,7 +223,7 @@ def measure_latency(model: Network | Int8Graph | str | Path, device: str | Path 
         else:
             graph = model if isinstance(model, Int8Graph) else to_int8_graph(model)
             path = Path(folder) / f"model{suffix}"
-            path.write_bytes(to_tflite(graph) if suffix == ".tflite" else to_onnx(graph))
+            path.write_bytes(to_tflite(suited_graph(graph, device)) if suffix == ".tflite" else to_onnx(graph))
         return measure_files(device, [path]).timings[0]
 
 

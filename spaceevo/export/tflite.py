@@ -47,7 +47,6 @@ LABELS_KEY = "class_names"  # of the description
 DEPTHWISE_TAPS = 25  # of XNNPACK's largest 8-bit depthwise kernel
 BLOCK = 16  # channels of a group in place of such kernels; more would be faster yet, and files larger
 
-X86 = ("x86_64", "AMD64", "i386", "i686")  # as `platform.machine()` says
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same file from the same graph, whenever it is written
 
 FloatArray = npt.NDArray[np.float32]

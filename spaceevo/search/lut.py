@@ -79,16 +79,19 @@ class AccuracyLut:
         return self.fixed[key] if isinstance(key, str) else self.searched[key]
 
     def out_widths(self, key: StageKey) -> tuple[int, ...]:
-        """The widths that a stage can send, ascending."""
+        """The widths that a stage can send, ascending: a run of its widths, also where the table misses one between."""
         return self._out_widths[key]
 
     @cached_property
     def _out_widths(self) -> dict[StageKey, tuple[int, ...]]:
-        tables: list[tuple[StageKey, StageTable]] = [*self.fixed.items(), *self.searched.items()]
-        return {
-            key: tuple(np.unique(np.concatenate([part.out_width for part in table.values()])).tolist())
-            for key, table in tables
-        }
+        found: dict[StageKey, tuple[int, ...]] = {}
+        keys: list[StageKey] = [*self.fixed, *self.searched]
+        for key in keys:
+            stage = self.hyperspace.stage(key) if isinstance(key, str) else self.hyperspace.searched_stages[key[0]]
+            seen = np.concatenate([part.out_width for part in self.table(key).values()])
+            run = tuple(width for width in stage.widths if seen.min() <= width <= seen.max())
+            found[key] = run or (ANY,)
+        return found
 
     def alternatives(self) -> tuple[tuple[StageTable, ...], ...]:
         """For each stage of the body all candidates it can have, over all spaces."""

@@ -1,6 +1,7 @@
 """The Q-T score by hand, against the enumeration of all subnets, and against sampling as it is defined."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,3 +180,20 @@ def test_the_stated_error_is_that_of_the_scores(many):
     spaces = [sample_space(many.hyperspace, rng) for _ in range(20)]
     errors = [(spectral(space).score - enumerated(space).score) / spectral(space).standard_error for space in spaces]
     assert np.sqrt(np.mean(np.square(errors))) < 4
+
+
+def test_a_width_that_the_table_misses_is_no_matter():
+    """A stage whose candidates never send the middle one of its widths."""
+    document = declared()
+    document["stages"][1] |= {"widths": [8, 16, 24, 32], "window": 3}
+    full = made_lut(parse_hyperspace("gap", document), samples=12)
+    table = full.searched[0, 0, 0]
+    narrowed = {
+        key: replace(part, out_width=np.where(part.out_width == 16, 24, part.out_width)) for key, part in table.items()
+    }
+    lut = replace(full, searched={**full.searched, (0, 0, 0): narrowed})
+    options, budgets = settings_of(samples=10_000, top=100), quantiles(lut, 0.5)
+    space = Space(lut.hyperspace, (0, 1), (0, 0))
+    found, expected = SpectralScorer(lut, budgets, options, 0)(space), EnumeratingScorer(lut, budgets, options)(space)
+    assert found.shares == pytest.approx(expected.shares, abs=0.02)
+    assert found.losses == pytest.approx(expected.losses, rel=0.02)

@@ -1,10 +1,9 @@
 """Export one SEQnet to TFLite or ONNX, by the output's suffix, and verify the file."""
 
-import platform
 from pathlib import Path
 
-from spaceevo.export.tflite import X86, for_x86
 from spaceevo.export.verify import export_verified, read_verification
+from spaceevo.latency.bench import suited_graph
 from spaceevo.latency.devices import load_device
 from spaceevo.quant.graph import read_graph
 from spaceevo.scripting import run
@@ -13,8 +12,8 @@ from spaceevo.scripting import run
 def main(graph: Path, verification: Path, device: str, agreement: float, output: Path) -> None:
     """Deliver `output` only where it agrees with the trained network on a share of `agreement` of the samples."""
     network = read_graph(graph)
-    if output.suffix == ".tflite" and load_device(device).measured and platform.machine() in X86:
-        network = for_x86(network)
+    if output.suffix == ".tflite":
+        network = suited_graph(network, load_device(device))
     parity = export_verified(network, read_verification(verification), output, min_agreement=agreement)
     print(f"{output}: {parity}")
 
