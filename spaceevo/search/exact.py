@@ -87,11 +87,9 @@ class _Tilt:
     def __init__(self, lut: AccuracyLut, options: Sequence[Sequence[StageKey]], budget_ms: float) -> None:
         self.lut = lut
         self.options = options
-        tables = lut.alternatives()
-        self.widths = [sorted({width for table in stage for _, width in table}) for stage in tables]
-        parts = [[candidates for table in stage for candidates in table.values()] for stage in tables]
-        self.least_loss = [min(float(part.loss.min()) for part in stage) for stage in parts]
-        least_ms = [min(float(part.latency_ms.min()) for part in stage) for stage in parts]
+        self.widths = [stage.in_widths for stage in lut.extents]
+        self.least_loss = [stage.least_loss for stage in lut.extents]
+        least_ms = [stage.least_ms for stage in lut.extents]
         self.budget_ms = budget_ms
         self.room_ms = [budget_ms - sum(least_ms) + least - min(lut.head_ms.values()) for least in least_ms]
 
@@ -116,7 +114,7 @@ class _Tilt:
 
     def _matrix(self, position: int, key: StageKey, beta: float, gamma: float) -> Floats:
         last = position == len(self.options) - 1
-        leaving = [0] if last else self.widths[position + 1]
+        leaving = (0,) if last else self.widths[position + 1]
         matrix = np.zeros((len(self.widths[position]), len(leaving), len(self.lut.resolutions)))
         table = self.lut.table(key)
         for r, resolution in enumerate(self.lut.resolutions):

@@ -7,10 +7,10 @@ then has one arriving and one leaving width, called `ANY`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,16 @@ StageTable = dict[tuple[int, int], Candidates]
 
 # A searched stage's (index, block type, window), or a fixed stage's name.
 StageKey = tuple[int, int, int] | str
+
+
+class Extent(NamedTuple):
+    """What one stage of the body spans over all spaces: arriving widths, and the ends of its loss and latency in ms."""
+
+    in_widths: tuple[int, ...]
+    least_loss: float
+    most_loss: float
+    least_ms: float
+    most_ms: float
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,11 @@ class AccuracyLut:
             found[key] = run or (ANY,)
         return found
 
+    @cached_property
+    def extents(self) -> tuple[Extent, ...]:
+        """What each stage of the body spans."""
+        return tuple(_extent(tables) for tables in self.alternatives())
+
     def alternatives(self) -> tuple[tuple[StageTable, ...], ...]:
         """For each stage of the body all candidates it can have, over all spaces."""
         index = iter(range(len(self.hyperspace.searched_stages)))
@@ -104,6 +119,14 @@ class AccuracyLut:
             elif stage.name in self.fixed:
                 found.append((self.fixed[stage.name],))
         return tuple(found)
+
+
+def _extent(tables: Sequence[StageTable]) -> Extent:
+    loss = np.concatenate([part.loss for table in tables for part in table.values()])
+    latency_ms = np.concatenate([part.latency_ms for table in tables for part in table.values()])
+    widths = sorted({width for table in tables for _, width in table})
+    ends = (loss.min(), loss.max(), latency_ms.min(), latency_ms.max())
+    return Extent(tuple(widths), *(float(end) for end in ends))
 
 
 def build_lut(

@@ -57,17 +57,13 @@ class Spectrum:
         self.fineness = fineness
         self._latest = LATENCY_FREQUENCIES * fineness
         self._loss_count = LOSS_FREQUENCIES * fineness
-        tables = lut.alternatives()
-        self._in_widths = [sorted({width for table in stage for _, width in table}) for stage in tables]
-        parts = [[candidates for table in stage for candidates in table.values()] for stage in tables]
-        self._least_loss = [min(float(part.loss.min()) for part in stage) for stage in parts]
-        self._least_ms = [min(float(part.latency_ms.min()) for part in stage) for stage in parts]
+        self._in_widths = [stage.in_widths for stage in lut.extents]
+        self._least_loss = [stage.least_loss for stage in lut.extents]
+        self._least_ms = [stage.least_ms for stage in lut.extents]
         self._least_ms[-1] += min(lut.head_ms.values())
-        most_ms = sum(max(float(part.latency_ms.max()) for part in stage) for stage in parts) + max(
-            lut.head_ms.values()
-        )
+        most_ms = sum(stage.most_ms for stage in lut.extents) + max(lut.head_ms.values())
         self._room_ms = np.minimum(budgets_ms, most_ms) - sum(self._least_ms)
-        widest = sum(max(float(part.loss.max()) for part in stage) for stage in parts) - sum(self._least_loss)
+        widest = sum(stage.most_loss for stage in lut.extents) - sum(self._least_loss)
         self._period_loss = MARGIN * widest or 1.0
         self._period_ms = MARGIN * max(float(self._room_ms.max()), 1e-6)
         self._damping = LOG_DAMPING * (1.0 if fineness == 1 else 1.4) / self._period_ms
