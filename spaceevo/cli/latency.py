@@ -35,7 +35,7 @@ def latency(
     predict: Annotated[bool, typer.Option("--predict", help="Predict, though the device is at hand.")] = False,
     predictor: Annotated[
         Path | None,
-        typer.Option(help="Predictor of a device that is measured; results/<device>/latency_predictor.json else."),
+        typer.Option(help="Predictor of a device that is measured; results/<device>/latency/predictor.json else."),
     ] = None,
     interval: Annotated[
         float | None,
@@ -137,7 +137,7 @@ def _predicted(device: Device, space: Space, subnet: Subnet, classes: int, path:
     from spaceevo.latency.predictor import read_predictor
 
     if device.measured:
-        path = path or Path("results") / device.name / "latency_predictor.json"
+        path = path or Path("results") / device.name / "latency" / "predictor.json"
         if not path.is_file():
             check_runtime(device)  # which says how to get at the device
         known = read_predictor(path)

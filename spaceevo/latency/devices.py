@@ -185,7 +185,7 @@ def table_predictor(device: Device) -> Predictor:
 
 
 def device_predictor(device: str | Path) -> Predictor:
-    """The predictor of a device with a table, by its name or the path of its YAML; or a latency_predictor.json.
+    """The predictor of a device with a table, by its name or the path of its YAML; or a predictor.json.
 
     Raises:
         DeviceError: there is no such device, or it is to be measured and its predictor is an artifact of its own.

@@ -81,6 +81,6 @@ def read_device(results: Path, name: str) -> DeviceResults:
         history=read_table(folder / "space_history.parquet", "space_history") if evolved else None,
         subnets=read_table(folder / "subnets.parquet", "subnets"),
         cards={k: read_json(folder / f"seqnet_{k}.json", "card") for k in SEQNETS},
-        predictor=read_predictor(folder / "latency_predictor.json"),
-        profile=read_table(folder / "latency_profile.parquet", PROFILE_KIND) if device.measured else None,
+        predictor=read_predictor(folder / "latency" / "predictor.json"),
+        profile=read_table(folder / "latency" / "profile.parquet", PROFILE_KIND) if device.measured else None,
     )

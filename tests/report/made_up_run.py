@@ -72,12 +72,12 @@ def _write_device(folder: Path, name: str, space: Space, rng: np.random.Generato
     predictor = replace(table_predictor(load_device("pixel4")), device=name)
     if name == "cpu":
         profile = _profile(space, predictor, rng)
-        write_table(folder / "latency_profile.parquet", PROFILE_KIND, profile, costing(60, 60))
-        yield folder / "latency_profile.parquet"
+        write_table(folder / "latency" / "profile.parquet", PROFILE_KIND, profile, costing(60, 60))
+        yield folder / "latency" / "profile.parquet"
         test = profile[profile["split"] == "test"]["latency_ms"].to_numpy()
         predictor = replace(predictor, errors={"unseen_networks": error_figures(1.1 * test, test)}, notes="Made up.")
-    write_predictor(folder / "latency_predictor.json", predictor, costing(0.5, 0.5))
-    yield folder / "latency_predictor.json"
+    write_predictor(folder / "latency" / "predictor.json", predictor, costing(0.5, 0.5))
+    yield folder / "latency" / "predictor.json"
 
     scores = 2.0 + np.cumsum(rng.exponential(0.004, 200)) + rng.normal(0, 0.2, 200)
     codes = [sample_space(space.hyperspace, rng).code for _ in scores]

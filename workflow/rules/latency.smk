@@ -3,7 +3,7 @@ rule profile_latency:
     input:
         val=DATA["val"],
     output:
-        "results/{device}/latency_profile.parquet",
+        "results/{device}/latency/profile.parquet",
     log:
         "results/logs/profile_latency_{device}.log",
     wildcard_constraints:
@@ -24,9 +24,9 @@ rule profile_latency:
 
 rule fit_latency_predictor:
     input:
-        profile="results/{device}/latency_profile.parquet",
+        profile="results/{device}/latency/profile.parquet",
     output:
-        "results/{device}/latency_predictor.json",
+        "results/{device}/latency/predictor.json",
     log:
         "results/logs/fit_latency_predictor_{device}.log",
     wildcard_constraints:
@@ -43,7 +43,7 @@ rule table_latency_predictor:
     input:
         table_of,
     output:
-        "results/{device}/latency_predictor.json",
+        "results/{device}/latency/predictor.json",
     log:
         "results/logs/table_latency_predictor_{device}.log",
     wildcard_constraints:

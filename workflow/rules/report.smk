@@ -18,7 +18,7 @@ LUT = [
 LEDGER = [
     *DATA.values(),
     *(LUT if EVOLVED else []),
-    *expand("results/{device}/latency_profile.parquet", device=MEASURED),
+    *expand("results/{device}/latency/profile.parquet", device=MEASURED),
     *expand(
         "results/{device}/{artifact}",
         device=EVOLVED,
@@ -28,7 +28,7 @@ LEDGER = [
         "results/{device}/{artifact}",
         device=DEVICES,
         artifact=[
-            "latency_predictor.json",
+            "latency/predictor.json",
             "space.json",
             "supernet.safetensors",
             "seqnets.json",

@@ -1,7 +1,7 @@
 rule search_subnets:
     input:
         supernet="results/{device}/supernet.safetensors",
-        predictor="results/{device}/latency_predictor.json",
+        predictor="results/{device}/latency/predictor.json",
         train=DATA["train"],
         val=DATA["val"],
     output:
@@ -78,7 +78,7 @@ rule write_card:
         onnx="results/{device}/seqnet_{name}.onnx",
         supernet="results/{device}/supernet.safetensors",
         seqnets="results/{device}/seqnets.json",
-        predictor="results/{device}/latency_predictor.json",
+        predictor="results/{device}/latency/predictor.json",
         train=DATA["train"],
         test=DATA["test"],
     output:

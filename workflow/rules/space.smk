@@ -1,7 +1,7 @@
 rule evolve_space:
     input:
         lut="results/blocks/lut.parquet",
-        predictor="results/{device}/latency_predictor.json",
+        predictor="results/{device}/latency/predictor.json",
         val=DATA["val"],
     output:
         space="results/{device}/space.json",
