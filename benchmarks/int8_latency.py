@@ -21,7 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from common import Check, print_checks, print_table, time_interleaved, write_res
 
 from spaceevo.artifacts import Record
 from spaceevo.export.runners import load
-from spaceevo.quant.graph import ActivationNode, ConvNode, Int8Graph, Node, read_graph, write_graph
+from spaceevo.quant.graph import Int8Graph, read_graph, write_graph
 from spaceevo.scripting import run
 
 SEQNETS = tuple(f"SEQnet@{device}-A{index}" for device in ("pixel4", "vnni") for index in range(5))
@@ -250,48 +250,16 @@ def make_tflite(name: str, folder: str) -> None:
     """Write the three TFLite files of a network from what `make_onnx` wrote; to be run in a process without torch."""
     import tensorflow as tf
 
-    from spaceevo.export.tflite import TensorFlowNetwork, for_x86, to_tflite
+    from spaceevo.export.fp32 import fp32_converter
+    from spaceevo.export.tflite import for_x86, to_tflite
 
     prefix = str(Path(folder) / name)
     graph = read_graph(f"{prefix}.safetensors")
     kinds = json.loads(Path(f"{prefix}.json").read_text())
     Path(f"{prefix}.ours.tflite").write_bytes(to_tflite(for_x86(graph)))
-
-    class Float(TensorFlowNetwork):
-        """The same operations without grids, with the activations that grids stand for."""
-
-        def apply(self, node: Node, tensors: dict[str, Any]) -> Any:
-            kind = kinds.get(node.output)
-            if kind == "hsigmoid" and isinstance(node, ConvNode):  # whose scale and bias hold a part of it
-                scale = self.graph.grids[node.input].scale * node.weight_scale.astype(np.float64)
-                bias = np.round(node.bias - 0.5 / scale).astype(np.int32)
-                node = replace(node, weight_scale=node.weight_scale * np.float32(6), bias=bias)
-            y = super().apply(node, tensors)
-            if isinstance(node, ActivationNode) and node.activation == "hswish":
-                x = tensors[node.input]
-                return x * tf.nn.relu6(x + 3.0) * (1 / 6)
-            match kind:
-                case "relu":
-                    return tf.nn.relu(y)
-                case "relu6":
-                    return tf.nn.relu6(y)
-                case "hsigmoid":
-                    return tf.nn.relu6(y + 3.0) * (1 / 6)
-            return y
-
-        def quantize(self, x: Any, grid: Any) -> Any:
-            return x
-
-        def quantize_weight(self, weight: Any, scale: Any) -> Any:
-            return tf.constant(weight)
-
-    shape = graph.shapes[graph.input]
-    spec = tf.TensorSpec([1, shape.height, shape.width, shape.channels], tf.float32, name="input")
-    module = tf.Module()
-    module.network = tf.function(lambda x: Float(tf, graph).run(x, ()), input_signature=[spec], autograph=False)
     pictures = np.load(f"{prefix}.npy").transpose(0, 2, 3, 1)
     for kind in FILES[:2]:
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([module.network.get_concrete_function()], module)
+        converter = fp32_converter(tf, graph, kinds)
         if kind == "post-training":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.representative_dataset = lambda: ([picture[None]] for picture in pictures)

@@ -81,7 +81,7 @@ def test_a_profiled_device_predicts_where_asked_to(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     machine = load_device("cpu").how.machine(load_device("cpu"))
     predictor = replace(table_predictor(load_device("pixel4")), device="cpu", machine=machine)
-    path = Path("results/cpu/latency/predictor.json")
+    path = Path("results/cpu/latency_predictor.json")
     write_predictor(path, predictor, Record({}))
     expected = predictor.predict_subnet(SPACE, SPACE.smallest, 10).latency_ms
     for arguments in (("--predict",), ("--predictor", path)):
@@ -96,7 +96,7 @@ def test_a_phone_that_is_away_is_predicted_from_its_profile(tmp_path: Path, monk
     monkeypatch.setenv("PATH", "")
     assert "needs adb" in sentence("pixel4-adb", *NETWORK)
     predictor = replace(table_predictor(load_device("pixel4")), device="pixel4-adb", machine={"phone": "Pixel 4"})
-    write_predictor("results/pixel4-adb/latency/predictor.json", predictor, Record({}))
+    write_predictor("results/pixel4-adb/latency_predictor.json", predictor, Record({}))
     assert run_json("pixel4-adb", *NETWORK)["how"] == "predicted"
 
 
@@ -130,6 +130,14 @@ def test_a_file_that_reads_no_picture(tmp_path: Path, shape: tuple, said: str) -
     assert said in sentence("cpu", model(tmp_path / "net.onnx", *shape))
 
 
+def test_a_file_that_reads_words(tmp_path: Path) -> None:
+    words = [helper.make_tensor_value_info(name, TensorProto.STRING, (1, 3, 8, 8)) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "same", words[:1], words[1:])
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    assert f"{path} cannot be run on a picture of numbers" in sentence("cpu", path)
+
+
 def test_a_file_that_reads_several_inputs(tmp_path: Path) -> None:
     path = model(tmp_path / "net.onnx", 1, 3, 8, 8, inputs=2)
     assert f"{path} reads 2 inputs (x0, x1)" in sentence("cpu", path)
@@ -148,7 +156,7 @@ def test_a_file_that_reads_several_inputs(tmp_path: Path) -> None:
         (("cpu", "SEQnet@pixel4-A1", NETWORK[1]), "is a subnet already"),
         (("cpu", "SEQnet@pixel4-A9"), "SEQnet@pixel4-A4"),
         (("cpu", SPACE.code, NETWORK[1].replace("_r16", "_r17")), "Resolution 17"),
-        (("cpu", *NETWORK, "--predict"), "latency/predictor.json does not exist"),
+        (("cpu", *NETWORK, "--predict"), "latency_predictor.json does not exist"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(

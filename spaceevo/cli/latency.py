@@ -35,7 +35,7 @@ def latency(
     predict: Annotated[bool, typer.Option("--predict", help="Predict, though the device is at hand.")] = False,
     predictor: Annotated[
         Path | None,
-        typer.Option(help="Predictor of a device that is measured; results/<device>/latency/predictor.json else."),
+        typer.Option(help="Predictor of a device that is measured; results/<device>/latency_predictor.json else."),
     ] = None,
     interval: Annotated[
         float | None,
@@ -68,9 +68,9 @@ def _latency(
         classes = EMBEDDED_CLASSES if space.hyperspace.name == "tiny" else IMAGENET_CLASSES
     network = {"device": device.name, "space": space.code, "subnet": subnet.code, "classes": classes}
     if not predict and at_hand(device):
-        from spaceevo.latency.bench import measure_subnet
+        from spaceevo.latency.bench import careful, measure_subnet
 
-        found = measure_subnet(device, space, subnet, classes, _options(device, interval))
+        found = measure_subnet(device, space, subnet, classes, careful(device, interval))
         return network | _measured(device, found)
     return network | _predicted(device, space, subnet, classes, predictor)
 
@@ -94,7 +94,7 @@ def _network(model: str, code: str | None) -> tuple[Space, Subnet]:
 def _of_file(device: Device, path: Path, interval: float | None, code: str | None, predict: bool) -> dict[str, Any]:
     import tempfile
 
-    from spaceevo.latency.bench import check_picture, measure_files, write_reference
+    from spaceevo.latency.bench import careful, check_picture, measure_files, write_reference
 
     if code is not None or predict:
         given = f"the subnet {code}" if code is not None else "--predict"
@@ -107,13 +107,8 @@ def _of_file(device: Device, path: Path, interval: float | None, code: str | Non
     check_picture(device, path)
     with tempfile.TemporaryDirectory(prefix="spaceevo-") as folder:
         reference = write_reference(device, Path(folder))
-        found = measure_files(device, [path], options=_options(device, interval), reference=reference)
+        found = measure_files(device, [path], options=careful(device, interval), reference=reference)
     return {"device": device.name, "file": str(path)} | _measured(device, found)
-
-
-def _options(device: Device, interval: float | None) -> Any:
-    """How to measure one model: with time for more rounds than each of a profile's hundreds gets."""
-    return device.measure.model_copy(update={"rounds": max(device.measure.rounds, 21), "interval": interval})
 
 
 def _measured(device: Device, found: Measurement) -> dict[str, Any]:
@@ -137,7 +132,7 @@ def _predicted(device: Device, space: Space, subnet: Subnet, classes: int, path:
     from spaceevo.latency.predictor import read_predictor
 
     if device.measured:
-        path = path or Path("results") / device.name / "latency" / "predictor.json"
+        path = path or Path("results") / device.name / "latency_predictor.json"
         if not path.is_file():
             check_runtime(device)  # which says how to get at the device
         known = read_predictor(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spaceevo.artifacts import file_digest
 from spaceevo.export import runners
 from spaceevo.latency.bench import measure_files
 from spaceevo.latency.devices import Device, at_hand
@@ -23,9 +24,14 @@ from spaceevo.space import Space, Subnet
 
 @dataclass(frozen=True)
 class TestSplit:
-    """The test split at a network's resolution: inputs float32 [N, 3, r, r] and labels int64 [N]."""
+    """The test split at a network's resolution.
 
-    inputs: npt.NDArray[np.float32]
+    Attributes:
+        batches: goes through its pictures in batches, float32 [B, 3, r, r].
+        labels: int64 [N].
+    """
+
+    batches: Callable[[], Iterable[npt.NDArray[np.float32]]]
     labels: npt.NDArray[np.int64]
 
 
@@ -59,10 +65,12 @@ def make_card(
     top = {"simulation": simulated.argmax(1)}
     entries = {}
     for suffix, path in files.items():
-        top[suffix] = runners.load(path, threads=1).run(test.inputs).argmax(1)
+        runner = runners.load(path, threads=1)
+        top[suffix] = np.concatenate([runner.run(batch).argmax(1) for batch in test.batches()])
         entries[suffix.removeprefix(".")] = {
             "file": path.name,
             "size_bytes": path.stat().st_size,
+            "sha256": file_digest(path),
             "int8_accuracy": _share(top[suffix] == test.labels),
             "agreement_with_simulation": _share(top[suffix] == top["simulation"]),
         }

@@ -111,8 +111,8 @@ class TfliteRunner:
         except (ValueError, RuntimeError) as error:
             raise _not_loadable(path, error) from error
         self._input = _only_input(path, self._interpreter.get_input_details(), lambda found: found["name"])
-        batch, *sizes, channels = (int(size) for size in self._input["shape"])
-        self.input_shape: tuple[int | None, ...] = (batch, channels, *sizes)
+        shape = [int(size) for size in self._input["shape"]]
+        self.input_shape: tuple[int | None, ...] = (*shape[:1], *shape[1:][-1:], *shape[1:-1])
         self._outputs = self._named_outputs()
         self._set(_preset(self._input["shape"], np.dtype(self._input["dtype"])))
 

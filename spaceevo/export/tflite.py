@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spaceevo.errors import ExportError
 from spaceevo.export.names import INPUT_NAME, OUTPUT_NAME
 from spaceevo.nn.plan import Shape
 from spaceevo.quant.graph import (
@@ -47,6 +48,10 @@ LABELS_KEY = "class_names"  # of the description
 DEPTHWISE_TAPS = 25  # of XNNPACK's largest 8-bit depthwise kernel
 BLOCK = 16  # channels of a group in place of such kernels; more would be faster yet, and files larger
 
+# The converter leaves the fake quantization of weights in place where its constants, in float32, are more than this
+# together: found by trying; 4096 × 8188 weights with two ends per channel are converted, 4096 × 8189 are not.
+FOLDED_BYTES = 1 << 27
+
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the same file from the same graph, whenever it is written
 
 FloatArray = npt.NDArray[np.float32]
@@ -63,7 +68,11 @@ def to_tflite(graph: Int8Graph, outputs: Sequence[str] | None = None) -> bytes:
         A flatbuffer followed by a zip archive, where TFLite keeps associated files: `metadata.json` (the description)
         and, where the description has `class_names`, `labels.txt`. Input `input`: int8 [1, height, width, channels].
         Output `output`: int8 [1, channels] where the last map is 1×1 (logits), else [1, height, width, channels].
+
+    Raises:
+        ExportError: a layer has more weights than the converter takes; the sentence names it.
     """
+    check_layer_sizes(graph)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
@@ -80,6 +89,19 @@ def to_tflite(graph: Int8Graph, outputs: Sequence[str] | None = None) -> bytes:
         warnings.filterwarnings("ignore", "Statistics for quantized inputs")  # the fake quantization of the input is
         model: bytes = converter.convert()
     return _with_files(model, graph)
+
+
+def check_layer_sizes(graph: Int8Graph) -> None:
+    """Raise an `ExportError` that names the first layer with more weights than TensorFlow's converter takes."""
+    for node in graph.nodes:
+        if isinstance(node, ConvNode) and 4 * (node.weight.size + 2 * len(node.weight)) > FOLDED_BYTES:
+            size, (out_channels, in_channels) = node.kernel_size, node.weight.shape[:2]
+            raise ExportError(
+                f"TFLite's converter cannot take the layer {node.output}: its {size}×{size} convolution of "
+                f"{in_channels * node.groups} to {out_channels} channels has {node.weight.size / 1e6:.1f} million "
+                f"weights, where it takes about {FOLDED_BYTES / 4e6:.1f}; choose a smaller kernel, width or expand "
+                "ratio, or .onnx and a device with onnxruntime."
+            )
 
 
 class TensorFlowNetwork:

@@ -23,6 +23,7 @@ from spaceevo.errors import DeviceError
 if TYPE_CHECKING:
     from spaceevo.latency.devices import Device
 
+ADB_TIMEOUT_S = 30  # to list the phones
 MIN_RUNS = 10  # invocations that a round has at least
 DELEGATES = {"cpu": "--use_xnnpack=true", "gpu": "--use_gpu=true", "nnapi": "--use_nnapi=true"}
 _AVERAGE = re.compile(r"Inference timings in us: .*Inference \(avg\): ([\d.]+(?:e[+-]?\d+)?)")
@@ -212,7 +213,13 @@ class _Phone:
 
 def _attached() -> dict[str, str]:
     """State by serial number of what `adb devices` lists."""
-    done = subprocess.run(["adb", "devices"], capture_output=True, text=True, timeout=30)
+    try:
+        done = subprocess.run(["adb", "devices"], capture_output=True, text=True, timeout=ADB_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise DeviceError(
+            f"adb did not list its phones within {ADB_TIMEOUT_S} s: stop its server with `adb kill-server`, and try "
+            "again."
+        ) from None
     lines = [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
     return {serial: state.strip() for serial, state in lines}
 

@@ -16,10 +16,12 @@ from spaceevo.latency.devices import Device, MeasureOptions
 from spaceevo.latency.measure import Measurement, measure_with_reference
 from spaceevo.latency.pinning import pinned
 from spaceevo.nn.network import subnet_plan
+from spaceevo.nn.plan import Plan
 from spaceevo.quant.graph import Int8Graph, random_graph
 from spaceevo.space import Space, Subnet, parse_space
 
 X86 = ("x86_64", "AMD64", "i386", "i686")  # as `platform.machine()` says
+CAREFUL_ROUNDS = 21
 REFERENCE = "tiny-4664-1222"  # its largest subnet is timed beside everything else: the same work on every device
 
 
@@ -63,26 +65,43 @@ def measure_subnet(
     device: Device, space: Space, subnet: Subnet, num_classes: int, options: MeasureOptions | None = None
 ) -> Measurement:
     """Time a subnet with arbitrary weights, which its latency does not depend on, beside the reference model."""
+    return measure_subnets(device, space, [subnet], num_classes, options)
+
+
+def measure_subnets(
+    device: Device, space: Space, subnets: Sequence[Subnet], num_classes: int, options: MeasureOptions | None = None
+) -> Measurement:
+    """Time subnets in interleaved rounds, with arbitrary weights, beside the reference model."""
     with tempfile.TemporaryDirectory(prefix="spaceevo-") as name:
         folder, rng = Path(name), np.random.default_rng(0)
-        graph = random_graph(subnet_plan(space, subnet, num_classes), subnet.resolution, rng)
-        path = write_file(graph, device, folder / "model")
-        return measure_files(device, [path], options=options, reference=write_reference(device, folder))
+        paths = []
+        for index, subnet in enumerate(subnets):
+            graph = random_graph(subnet_plan(space, subnet, num_classes), subnet.resolution, rng)
+            paths.append(write_file(graph, device, folder / f"model{index}"))
+        return measure_files(device, paths, options=options, reference=write_reference(device, folder))
+
+
+def careful(device: Device, interval: float | None = None) -> MeasureOptions:
+    """How to measure a few models: with time for more rounds than each of a profile's hundreds gets."""
+    return device.measure.model_copy(
+        update={"rounds": max(CAREFUL_ROUNDS, device.measure.rounds), "interval": interval}
+    )
 
 
 def check_picture(device: Device, path: Path) -> None:
-    """Refuse a file that does not read one picture of a fixed size.
+    """Refuse a file that does not read one picture of a fixed size, or cannot be run on one.
 
     Raises:
-        ExportError: the file cannot be read, or what it reads is no picture. Files for a phone are checked where
+        ExportError: the file cannot be read or run, or what it reads is no picture. Files for a phone are checked where
             TFLite is installed here too.
     """
     from spaceevo.export import runners
 
     if device.how.removable and importlib.util.find_spec("ai_edge_litert") is None:
         return
-    shape = runners.load(path, threads=1).input_shape
-    shown = " × ".join("?" if size is None else str(size) for size in shape)
+    runner = runners.load(path, threads=1)
+    shape = runner.input_shape
+    shown = " × ".join("?" if size is None else str(size) for size in shape) or "a single value"
     if len(shape) != 4 or shape[0] not in (1, None) or shape[1] not in (1, 3, 4):
         raise ExportError(
             f"{path} does not read a picture: its input is {shown}, where one picture with channels is 1 × 3 × height "
@@ -93,6 +112,12 @@ def check_picture(device: Device, path: Path) -> None:
             f"{path} leaves the size of its picture open ({shown}), on which its latency depends: export it with a "
             "fixed height and width."
         )
+    try:
+        runner.invoke()
+    except Exception as error:  # runtimes have no common one
+        raise ExportError(
+            f"{path} cannot be run on a picture of numbers ({' '.join(str(error).split())}): export it again."
+        ) from error
 
 
 def write_reference(device: Device, folder: Path) -> Path:
@@ -122,4 +147,13 @@ def write_file(graph: Int8Graph, device: Device, stem: Path) -> Path:
         from spaceevo.export.onnx import to_onnx
 
         path.write_bytes(to_onnx(graph))
+    return path
+
+
+def write_fp32_file(plan: Plan, height: int, device: Device, stem: Path, rng: np.random.Generator) -> Path:
+    """Export a plan in FP32 with random weights, to `stem` with the suffix of the device's runtime."""
+    from spaceevo.export.fp32 import fp32_onnx, fp32_tflite
+
+    path = stem.with_name(stem.name + device.suffix)
+    path.write_bytes((fp32_tflite if device.suffix == ".tflite" else fp32_onnx)(plan, height, rng))
     return path

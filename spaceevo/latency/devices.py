@@ -185,7 +185,7 @@ def table_predictor(device: Device) -> Predictor:
 
 
 def device_predictor(device: str | Path) -> Predictor:
-    """The predictor of a device with a table, by its name or the path of its YAML; or a predictor.json.
+    """The predictor of a device with a table, by its name or the path of its YAML; or a latency_predictor.json.
 
     Raises:
         DeviceError: there is no such device, or it is to be measured and its predictor is an artifact of its own.
@@ -215,3 +215,11 @@ def check_machine(device: Device, stated: Mapping[str, Any], path: str | Path) -
     """
     if device.measured and (not device.how.removable or at_hand(device)):
         check_same_machine(stated, device.how.machine(device), path, device.name)
+
+
+def fingerprint(device: Device) -> dict[str, Any]:
+    """What latencies on a device depend on beside the network, as it is now; empty for a table and for a phone.
+
+    A phone is asked when it is used, not whenever a workflow is planned.
+    """
+    return device.how.machine(device) if device.measured and not device.how.removable else {}

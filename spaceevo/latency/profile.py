@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +100,15 @@ def profile(
             seconds = (time.perf_counter() - begun) / len(batch.models)
             if save is not None:
                 save(_table(done.rows))
-    return _table(done.at_one_speed())
+    return _table(at_one_speed(done.rows))
+
+
+def at_one_speed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Measured rows with latencies as if the reference had taken the same time in every batch."""
+    references = {row["batch"]: row["reference_ms"] for row in rows}
+    usual = float(np.median(list(references.values())))
+    scales = {batch: usual / reference_ms for batch, reference_ms in references.items()}
+    return [{**row, **{key: row[key] * scales[row["batch"]] for key in _SCALED}} for row in rows]
 
 
 class _Done:
@@ -112,13 +120,6 @@ class _Done:
     @property
     def batches(self) -> int:
         return 1 + max((int(row["batch"]) for row in self.rows), default=-1)
-
-    def at_one_speed(self) -> list[dict[str, Any]]:
-        """The rows with latencies as if the reference had taken the same time in every batch."""
-        references = {row["batch"]: row["reference_ms"] for row in self.rows}
-        usual = float(np.median(list(references.values())))
-        scales = {batch: usual / reference_ms for batch, reference_ms in references.items()}
-        return [row | {key: row[key] * scales[row["batch"]] for key in _SCALED} for row in self.rows]
 
     def within(self, target: float) -> bool:
         """Whether the last networks to be fitted were predicted within the target before they were measured."""
@@ -157,7 +158,7 @@ class _Schedule:
         predicted = np.full(len(self._models), np.nan)
         measured = np.array([int(row["model"]) for row in done.rows if row["split"] == "fit"], dtype=np.int64)
         if len(measured):
-            latency_ms = [row["latency_ms"] for row in done.at_one_speed() if row["split"] == "fit"]
+            latency_ms = [row["latency_ms"] for row in at_one_speed(done.rows) if row["split"] == "fit"]
             predicted = self._chooser.predict(measured, np.array(latency_ms))
         known = {int(row["model"]) for row in done.rows}
         for number in range(done.batches, self._batches):  # the first batch may have used up the share of later ones

@@ -69,7 +69,7 @@ def save(figure: Figure, stem: Path, dpi: int) -> None:
 
 
 @contextmanager
-def _drawing(width: float, height: float) -> Iterator[Figure]:
+def drawing(width: float, height: float) -> Iterator[Figure]:
     """An empty figure of this size in inches, in the report's style, independent of any display."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
@@ -81,7 +81,7 @@ def draw_front(device: DeviceResults, colour: str) -> Figure:
     """Validation accuracy against predicted latency: every evaluated subnet, the front, and the five SEQnets."""
     subnets = device.subnets
     front = subnets[subnets["on_front"]].sort_values("latency_ms")
-    with _drawing(7.0, 4.4) as figure:
+    with drawing(7.0, 4.4) as figure:
         axes = figure.subplots()
         axes.scatter(subnets["latency_ms"], subnets["accuracy"], s=18, color=colour, alpha=DOT, linewidths=0)
         axes.plot(front["latency_ms"], front["accuracy"], color=colour, lw=1.8, drawstyle="steps-post")
@@ -89,7 +89,7 @@ def draw_front(device: DeviceResults, colour: str) -> Figure:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if np.ptp(axes.get_ylim()) > 0.05 else 1))
         axes.set(xlabel="predicted latency, ms", ylabel="INT8 accuracy on val")
         axes.set_title(f"{device.name}: accuracy and latency")
-        _legend_above(
+        legend_above(
             axes,
             Line2D([], [], ls="", marker="o", ms=4.5, mew=0, color=colour, alpha=DOT, label="evaluated subnet"),
             Line2D([], [], color=colour, lw=1.8, label="front"),
@@ -98,22 +98,22 @@ def draw_front(device: DeviceResults, colour: str) -> Figure:
     return figure
 
 
-def _legend_above(axes: Axes, *handles: Line2D) -> None:
+def legend_above(axes: Axes, *handles: Line2D) -> None:
     """A legend in one row beside the title, where it covers nothing."""
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(handles), borderaxespad=0.2)
 
 
-def _mark_seqnets(axes: Axes, device: DeviceResults, colour: str) -> None:
+def _mark_seqnets(axes: Axes, device: DeviceResults, colour: str, column: str = "latency_ms") -> None:
     """Ring the SEQnets; budgets that share a winner share a label."""
     names: dict[str, list[str]] = {}
     for name, card in device.cards.items():
         names.setdefault(card["subnet"], []).append(name)
     chosen = device.subnets.set_index("code").loc[list(names)]
-    axes.plot(chosen["latency_ms"], chosen["accuracy"], "o", ms=8, mfc="white", mec=colour, mew=1.8, zorder=4)
+    axes.plot(chosen[column], chosen["accuracy"], "o", ms=8, mfc="white", mec=colour, mew=1.8, zorder=4)
     for (_, subnet), label in zip(chosen.iterrows(), names.values(), strict=True):
         axes.annotate(
             ", ".join(label),
-            (subnet["latency_ms"], subnet["accuracy"]),
+            (subnet[column], subnet["accuracy"]),
             xytext=(-5, 6),
             textcoords="offset points",
             ha="right",
@@ -124,11 +124,29 @@ def _mark_seqnets(axes: Axes, device: DeviceResults, colour: str) -> None:
     axes.margins(x=0.06, y=0.08)
 
 
+def draw_footprint(device: DeviceResults, colour: str) -> Figure:
+    """Validation accuracy against the file's size and the activations' memory, each with its own front."""
+    panels = (("file_kib", "TFLite file, KiB, about"), ("activation_kib", "INT8 activations, KiB"))
+    with drawing(9.6, 4.0) as figure:
+        for axes, (column, label) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+            subnets = device.subnets.sort_values([column, "accuracy"], ascending=[True, False])
+            axes.scatter(subnets[column], subnets["accuracy"], s=18, color=colour, alpha=DOT, linewidths=0)
+            front = subnets[subnets["accuracy"] > subnets["accuracy"].cummax().shift(fill_value=-1.0)]
+            axes.plot(front[column], front["accuracy"], color=colour, lw=1.8, drawstyle="steps-post")
+            _mark_seqnets(axes, device, colour, column)
+            axes.set_xlabel(label)
+        axes = figure.axes[0]
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if np.ptp(axes.get_ylim()) > 0.05 else 1))
+        axes.set_ylabel("INT8 accuracy on val")
+        axes.set_title(f"{device.name}: accuracy and memory")
+    return figure
+
+
 def draw_evolution(device: DeviceResults, colour: str) -> Figure:
     """Q-T score of every evaluated space, and the best so far, of a device whose space was evolved."""
     history = device.history
     assert history is not None
-    with _drawing(7.0, 3.6) as figure:
+    with drawing(7.0, 3.6) as figure:
         axes = figure.subplots()
         number = history["evaluation"] + 1
         axes.scatter(number, history["score"], s=14, color=colour, alpha=DOT, linewidths=0)
@@ -139,7 +157,7 @@ def draw_evolution(device: DeviceResults, colour: str) -> Figure:
         axes.set(xlabel="evaluation", ylabel="Q-T score")
         axes.set_title(f"{device.name}: evolution of the space")
         axes.margins(x=0.01)
-        _legend_above(
+        legend_above(
             axes,
             Line2D([], [], ls="", marker="o", ms=4.5, mew=0, color=colour, alpha=DOT, label="evaluated space"),
             Line2D([], [], color=colour, lw=1.8, label="best so far"),
@@ -154,7 +172,7 @@ def draw_losses(
     stages, names = hyperspace.searched_stages, [block_type.block for block_type in hyperspace.block_types]
     columns = len(stages) if len(stages) <= 4 else math.ceil(len(stages) / 2)
     rows = math.ceil(len(stages) / columns)
-    with _drawing(1.6 + 2.0 * columns, rows * (1.1 + 0.25 * len(names))) as figure:
+    with drawing(1.6 + 2.0 * columns, rows * (1.1 + 0.25 * len(names))) as figure:
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axes in grid.flat[len(stages) :]:
             axes.set_visible(False)
@@ -199,7 +217,7 @@ def draw_latency(device: DeviceResults, colour: str) -> Figure:
     """Predicted against measured latency of the networks that the predictor was not fitted on."""
     assert device.test_latencies is not None
     predicted, measured = device.test_latencies
-    with _drawing(5.2, 5.0) as figure:
+    with drawing(5.2, 5.0) as figure:
         axes = figure.subplots()
         axes.set(xlabel="measured latency, ms", ylabel="predicted latency, ms")
         axes.set_title(f"{device.name}: latency of unseen networks")

@@ -31,7 +31,9 @@ class DeviceResults:
         evolution: the content of space.json.
         history: every evaluated space, in order; columns as `spaceevo.search.evolve.evolve_space` returns them. None
             where the space is that of an imported supernet.
-        subnets: every evaluated subnet; columns as `spaceevo.search.subnets.search_subnets` returns them.
+        subnets: every evaluated subnet; columns as `spaceevo.search.subnets.search_subnets` returns them, file_kib and
+            activation_kib, and measured_ms (NaN where it was not).
+        winners: the entries of seqnets.json, by name.
         cards: the SEQnets' cards, by name: A0 to A4.
         profile: what was measured on the device; None where it is not at hand.
     """
@@ -41,6 +43,7 @@ class DeviceResults:
     evolution: dict[str, Any]
     history: pd.DataFrame | None
     subnets: pd.DataFrame
+    winners: dict[str, dict[str, Any]]
     cards: dict[str, dict[str, Any]]
     predictor: Predictor
     profile: pd.DataFrame | None
@@ -80,7 +83,8 @@ def read_device(results: Path, name: str) -> DeviceResults:
         evolution=space,
         history=read_table(folder / "space_history.parquet", "space_history") if evolved else None,
         subnets=read_table(folder / "subnets.parquet", "subnets"),
+        winners=read_json(folder / "seqnets.json", "seqnets")["seqnets"],
         cards={k: read_json(folder / f"seqnet_{k}.json", "card") for k in SEQNETS},
-        predictor=read_predictor(folder / "latency" / "predictor.json"),
-        profile=read_table(folder / "latency" / "profile.parquet", PROFILE_KIND) if device.measured else None,
+        predictor=read_predictor(folder / "latency_predictor.json"),
+        profile=read_table(folder / "latency_profile.parquet", PROFILE_KIND) if device.measured else None,
     )

@@ -11,7 +11,15 @@ import pandas as pd
 from spaceevo.artifacts import read_table, write_bytes
 from spaceevo.config import ReportParams
 from spaceevo.report.describe import describe_space
-from spaceevo.report.figures import device_colours, draw_evolution, draw_front, draw_latency, draw_losses, save
+from spaceevo.report.figures import (
+    device_colours,
+    draw_evolution,
+    draw_footprint,
+    draw_front,
+    draw_latency,
+    draw_losses,
+    save,
+)
 from spaceevo.report.ledger import Cost, read_costs, step_costs
 from spaceevo.report.results import DeviceResults, read_device
 from spaceevo.search.lut import LUT_KIND
@@ -54,12 +62,14 @@ def write_report(
 def write_figures(devices: Sequence[DeviceResults], lut: Path, params: ReportParams, folder: Path) -> None:
     """Write every figure of the report, as PNG and SVG.
 
-    Fronts of all devices, evolutions and losses where spaces were evolved, latencies where they were measured.
+    Fronts and footprints of all devices, evolutions and losses where spaces were evolved, latencies where they were
+    measured.
     """
     colours = device_colours([device.name for device in devices], params.colour)
     for device in devices:
         colour = colours[device.name]
         save(draw_front(device, colour), folder / f"front_{device.name}", params.dpi)
+        save(draw_footprint(device, colour), folder / f"footprint_{device.name}", params.dpi)
         if device.history is not None:
             save(draw_evolution(device, colour), folder / f"evolution_{device.name}", params.dpi)
         if device.profile is not None:
@@ -103,9 +113,37 @@ def _seqnets(device: DeviceResults) -> str:
     for names in by_code.values():
         if len(names) > 1:
             notes += f" {' and '.join(names)} are one network: the larger budgets brought nothing better."
+    for name, winner in device.winners.items():
+        if count := len(winner["replaced"]):
+            others = "a better subnet that measures" if count == 1 else f"{count} better subnets that measure"
+            notes += f" {name} took the place of {others} over its budget."
     codes = "\n".join(f"- {', '.join(names)}: `{code}`" for code, names in by_code.items())
-    figure = _figure(f"front_{device.name}", f"Accuracy and latency on {device.name}")
-    return f"### SEQnets\n\n{_table(CARD_HEADER, rows)}\n{notes}\n\n{codes}\n\n{figure}"
+    figures = _figure(f"front_{device.name}", f"Accuracy and latency on {device.name}") + _figure(
+        f"footprint_{device.name}", f"Accuracy and memory on {device.name}"
+    )
+    return f"### SEQnets\n\n{_table(CARD_HEADER, rows)}\n{notes}\n\n{codes}\n\n{figures}\n{_front(device)}"
+
+
+def _front(device: DeviceResults) -> str:
+    """The subnets that none beats in both latency and accuracy, with what else they take."""
+    front = device.subnets[device.subnets["on_front"]].sort_values("latency_ms")
+    rows = [
+        (
+            _ms(row["latency_ms"]),
+            "-" if pd.isna(row["measured_ms"]) else _ms(row["measured_ms"]),
+            f"{100 * row['accuracy']:.2f}",
+            f"{row['file_kib']:.0f}",
+            f"{row['activation_kib']:.1f}",
+            f"`{row['code']}`",
+        )
+        for row in front.to_dict("records")
+    ]
+    return (
+        f"<details><summary>The {len(rows)} subnets on the front</summary>\n\n"
+        + _table(("predicted ms", "measured ms", "INT8 % on val", "KiB of file", "KiB of activations", "subnet"), rows)
+        + "\nSizes of files are those of TFLite, about. `subnets.parquet` has the same of every subnet evaluated."
+        + "\n\n</details>\n"
+    )
 
 
 def _card_row(name: str, card: dict[str, Any]) -> tuple[str, ...]:

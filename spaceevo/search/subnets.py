@@ -63,7 +63,7 @@ def search_subnets(
             found[subnet.code] = Found(subnet, ms, accuracy(subnet))
             origins[subnet.code] = origin
             tick(len(found), f"best accuracy {max(f.accuracy for f in found.values()):.4f}")
-    best = [_best_within(found.values(), budget, 1)[0] for budget in budgets_ms]
+    best = [best_within(found.values(), budget, 1)[0] for budget in budgets_ms]
     return best, _table(found, origins)
 
 
@@ -106,7 +106,7 @@ def _propose(
     rng: np.random.Generator,
 ) -> tuple[Subnet, float, str] | None:
     """A new subnet within `budget`, preferably not far below it; None where none was met with."""
-    parents = [] if random else _best_within(found.values(), budget, settings.parents)
+    parents = [] if random else best_within(found.values(), budget, settings.parents)
     fallback = None
     for attempt in range(TRIES):
         if not parents:
@@ -130,7 +130,8 @@ def _propose(
     return fallback
 
 
-def _best_within(found: Iterable[Found], budget: float, count: int) -> list[Found]:
+def best_within(found: Iterable[Found], budget: float, count: int) -> list[Found]:
+    """The `count` most accurate of those predicted within a budget; of two as accurate, the faster first."""
     within = [f for f in found if f.latency_ms <= budget]
     return sorted(within, key=lambda f: (-f.accuracy, f.latency_ms, f.subnet.code))[:count]
 

@@ -9,11 +9,14 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spaceevo.errors import ExportError
 from spaceevo.export import tflite
-from spaceevo.export.tflite import float_kernels
-from spaceevo.nn.plan import Shape
-from spaceevo.quant.graph import ActivationNode, ConvNode, GateNode, Int8Graph
+from spaceevo.export.tflite import check_layer_sizes, float_kernels, to_tflite
+from spaceevo.nn.blocks import block_plan
+from spaceevo.nn.plan import Shape, join
+from spaceevo.quant.graph import ActivationNode, ConvNode, GateNode, Int8Graph, random_graph
 from spaceevo.quant.grids import Grid
+from spaceevo.space import BlockChoice
 
 CASES = ("relu", "relu6", "swish", "hswish", "tiny_0", "tiny_1", "layers_even", "layers_odd")
 CONVOLUTIONS = {schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D}
@@ -137,3 +140,19 @@ def test_converter_finds_the_exact_scale(scale, ends):
     assert np.float32((np.float64(upper) - np.float64(lower)) / (below + above)) == np.float32(scale)
     assert round(float(-lower) / scale) == below
     assert lower <= 0 <= upper
+
+
+@pytest.mark.parametrize(("width", "size", "taken"), [(416, 7, False), (416, 5, True), (400, 7, True)])
+def test_a_layer_too_large_for_the_converter_is_named(width, size, taken):
+    """Before TensorFlow tries for a minute and fails with pages of its own."""
+    choice = BlockChoice(size, width, 4.0)
+    plan = join(width, [("stage5.0.", block_plan("fused_mbconv_res", "relu", width, choice, 1))])
+    graph = random_graph(plan, 7, np.random.default_rng(0))
+    if taken:
+        check_layer_sizes(graph)
+        return
+    with pytest.raises(ExportError) as caught:
+        to_tflite(graph)
+    text = str(caught.value)
+    assert "layer stage5.0.fused_conv: its 7×7 convolution of 416 to 1664 channels has 33.9 million weights" in text
+    assert text.endswith("a device with onnxruntime.") and "\n" not in text

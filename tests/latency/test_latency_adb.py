@@ -10,7 +10,7 @@ import pytest
 from made import small_hyperspace
 
 from spaceevo.errors import DeviceError
-from spaceevo.latency import bench, profile
+from spaceevo.latency import adb, bench, profile
 from spaceevo.latency.adb import parse_latency_ms
 from spaceevo.latency.bench import measure_files
 from spaceevo.latency.devices import at_hand, check_runtime, load_device
@@ -145,6 +145,14 @@ def test_a_phone_that_cannot_be_used_is_one_sentence_in_doctor_too(phone, state,
     assert not at_hand(load_device("pixel4-adb"))
     found = inspect_device("pixel4-adb")
     assert found["usable"] == "no" and said in found["reason"]
+
+
+def test_an_adb_that_hangs_is_one_sentence(phone, device, monkeypatch):
+    (phone.folder / "adb").write_text("#!/bin/sh\nexec sleep 20\n")
+    monkeypatch.setattr(adb, "ADB_TIMEOUT_S", 0.2)
+    with pytest.raises(DeviceError, match=r"did not list its phones within 0\.2 s") as caught:
+        check_runtime(device)
+    sentence(caught)
 
 
 def test_without_adb_it_says_what_to_install(monkeypatch):

@@ -43,7 +43,7 @@ def test_a_predictor_keeps_its_machine(tmp_path, truth):
     ],
 )
 def test_a_predictor_of_another_machine_is_refused(tmp_path, truth, change, said):
-    path = tmp_path / "predictor.json"
+    path = tmp_path / "latency_predictor.json"
     machine = load_device("cpu").how.machine(load_device("cpu")) | {"governor": "performance"} | change
     write_predictor(path, replace(truth, device="cpu", machine=machine), Record({}))
     with pytest.raises(ArtifactError) as caught:

@@ -1,20 +1,19 @@
 """Predictions: additive, rising, remembered, written and read; and a warning where they leave the fitted ranges."""
 
-import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from spaceevo.artifacts import Record
+from spaceevo.artifacts import Record, write_json
 from spaceevo.errors import ArtifactError
 from spaceevo.latency.devices import device_predictor, load_device, table_predictor
 from spaceevo.latency.fit import fit_predictor
 from spaceevo.latency.kernels import Kernel
-from spaceevo.latency.predictor import read_predictor, write_predictor
+from spaceevo.latency.predictor import PREDICTOR_KIND, read_predictor, write_predictor
 from spaceevo.nn.network import subnet_plan
 from spaceevo.space import load_hyperspace, parse_space, sample_space, sample_subnet
 
@@ -101,22 +100,22 @@ def test_a_kind_never_seen_is_extrapolated(truth, tiny):
     assert less.extrapolated and not full.extrapolated and less.latency_ms < full.latency_ms
 
 
+def changed(path, truth, change):
+    """A predictor's file whose content was changed before it was written."""
+    content = asdict(truth)
+    change(content["kinds"]["gate"])
+    write_json(path, PREDICTOR_KIND, content, Record({}, 0))
+    return path
+
+
 def test_a_file_with_an_unknown_feature_is_refused(tmp_path, truth):
-    path = tmp_path / "p.json"
-    write_predictor(path, truth, Record({}, 0))
-    document = json.loads(path.read_text())
-    document["kinds"]["gate"]["coefficients"]["moon_phase"] = 1.0
-    path.write_text(json.dumps(document))
+    path = changed(tmp_path / "p.json", truth, lambda gate: gate["coefficients"].update(moon_phase=1.0))
     with pytest.raises(ArtifactError, match=r"moon_phase.*gate"):
         read_predictor(path)
 
 
 def test_a_file_without_a_key_is_refused(tmp_path, truth):
-    path = tmp_path / "p.json"
-    write_predictor(path, truth, Record({}, 0))
-    document = json.loads(path.read_text())
-    del document["kinds"]["gate"]["height"]
-    path.write_text(json.dumps(document))
+    path = changed(tmp_path / "p.json", truth, lambda gate: gate.pop("height"))
     with pytest.raises(ArtifactError, match="not a valid latency predictor"):
         read_predictor(path)
 

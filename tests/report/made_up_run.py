@@ -16,6 +16,7 @@ from spaceevo.latency.regression import error_figures
 from spaceevo.latency.samples import ProfileCounts, sample_models
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import plan_cost
+from spaceevo.search.limits import footprint
 from spaceevo.search.lut import LUT_KIND
 from spaceevo.space import Space, load_hyperspace, parse_space, sample_space, sample_subnet
 
@@ -72,12 +73,12 @@ def _write_device(folder: Path, name: str, space: Space, rng: np.random.Generato
     predictor = replace(table_predictor(load_device("pixel4")), device=name)
     if name == "cpu":
         profile = _profile(space, predictor, rng)
-        write_table(folder / "latency" / "profile.parquet", PROFILE_KIND, profile, costing(60, 60))
-        yield folder / "latency" / "profile.parquet"
+        write_table(folder / "latency_profile.parquet", PROFILE_KIND, profile, costing(60, 60))
+        yield folder / "latency_profile.parquet"
         test = profile[profile["split"] == "test"]["latency_ms"].to_numpy()
         predictor = replace(predictor, errors={"unseen_networks": error_figures(1.1 * test, test)}, notes="Made up.")
-    write_predictor(folder / "latency" / "predictor.json", predictor, costing(0.5, 0.5))
-    yield folder / "latency" / "predictor.json"
+    write_predictor(folder / "latency_predictor.json", predictor, costing(0.5, 0.5))
+    yield folder / "latency_predictor.json"
 
     scores = 2.0 + np.cumsum(rng.exponential(0.004, 200)) + rng.normal(0, 0.2, 200)
     codes = [sample_space(space.hyperspace, rng).code for _ in scores]
@@ -94,12 +95,22 @@ def _write_device(folder: Path, name: str, space: Space, rng: np.random.Generato
     on_front = np.zeros(60, bool)
     on_front[order] = np.diff(np.maximum.accumulate(accuracy[order]), prepend=-1) > 0
     table = {"code": [s.code for s in subnets], "latency_ms": latency, "accuracy": accuracy, "on_front": on_front}
+    sizes = np.array([footprint(space, subnet, CLASSES) for subnet in subnets])
+    measured = np.where(on_front & (name == "cpu"), 1.05 * latency, np.nan)
+    table |= {"file_kib": sizes[:, 0], "activation_kib": sizes[:, 1], "measured_ms": measured}
     write_table(folder / "subnets.parquet", "subnets", pd.DataFrame(table), costing(100, 150))
     yield folder / "subnets.parquet"
 
     front = [int(i) for i in order if on_front[i]]
-    for number in range(5):
-        index = front[round(number * (len(front) - 1) / 4)]
+    chosen = [front[round(number * (len(front) - 1) / 4)] for number in range(5)]
+    replaced = {"cpu": {1: 1, 3: 2}}.get(name, {})  # how many better ones, by number
+    winners = {
+        f"A{number}": {"subnet": subnets[index].code, "replaced": ["code"] * replaced.get(number, 0)}
+        for number, index in enumerate(chosen)
+    }
+    write_json(folder / "seqnets.json", "seqnets", {"seqnets": winners}, costing(100, 150))
+    yield folder / "seqnets.json"
+    for number, index in enumerate(chosen):
         path = folder / f"seqnet_A{number}.json"
         card = _card(f"SEQnet@{name}-A{number}", space, subnets[index], float(latency[index]), name == "cpu")
         write_json(path, "card", card, costing(2, 2))

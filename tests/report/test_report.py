@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from spaceevo.artifacts import Record, read_json, read_table, write_json
 from spaceevo.config import ReportParams
 from spaceevo.errors import ArtifactError
-from spaceevo.report.figures import device_colours, draw_front, draw_latency, draw_losses
+from spaceevo.report.figures import device_colours, draw_footprint, draw_front, draw_latency, draw_losses
 from spaceevo.report.ledger import STEPS, read_costs, step_costs
 from spaceevo.report.results import SEQNETS, read_device
 from spaceevo.report.summary import write_report
@@ -21,7 +21,10 @@ from spaceevo.space import load_hyperspace, parse_space
 
 DPI = 50
 PARAMS = ReportParams(dpi=DPI)
-FIGURES = {f"{kind}_{device}" for kind in ("front", "evolution") for device in SPACES} | {"latency_cpu", "losses"}
+FIGURES = {f"{kind}_{device}" for kind in ("front", "footprint", "evolution") for device in SPACES} | {
+    "latency_cpu",
+    "losses",
+}
 
 
 def write(run: Run, folder: Path) -> Path:
@@ -83,6 +86,37 @@ def test_the_summary_holds_the_numbers_of_every_card(summary: str, finished_run:
             "99.87, 99.87",
         ]
         assert f"`{card['subnet']}`" in section
+
+
+@pytest.mark.parametrize("device", SPACES)
+def test_the_front_is_listed_with_its_memory(summary: str, finished_run: Run, device: str) -> None:
+    section = summary[summary.index(f"## {device}\n") :]
+    subnets = read_device(finished_run.results, device).subnets
+    front = subnets[subnets["on_front"]]
+    listed = section[: section.index("### Space")].split("<details>")[1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in listed.splitlines() if "`d" in line]
+    assert len(rows) == len(front) > 3 and f"The {len(rows)} subnets on the front" in listed
+    for row in rows:
+        (found,) = front[front["code"] == row[5].strip("`")].to_dict("records")
+        assert [float(cell) for cell in row[2:5]] == pytest.approx(
+            [100 * found["accuracy"], found["file_kib"], found["activation_kib"]], abs=0.51
+        )
+        assert (row[1] == "-") == (device != "cpu")
+
+
+def test_the_memory_figure_has_a_front_of_its_own_in_each_panel(finished_run: Run) -> None:
+    device = read_device(finished_run.results, "cpu")
+    for axes, column in zip(draw_footprint(device, "black").axes, ("file_kib", "activation_kib"), strict=True):
+        line = next(line for line in axes.lines if line.get_linewidth() == 1.8 and line.get_marker() == "None")
+        for size, accuracy in zip(line.get_xdata(), line.get_ydata(), strict=True):
+            assert accuracy == device.subnets.loc[device.subnets[column] <= size, "accuracy"].max()
+
+
+def test_finalists_that_were_replaced_are_told(summary: str) -> None:
+    cpu, pixel4 = (summary[summary.index(f"## {name}\n") :] for name in ("cpu", "pixel4"))
+    assert "A1 took the place of a better subnet that measures over its budget." in cpu
+    assert "A3 took the place of 2 better subnets that measure over its budget." in cpu
+    assert "took the place" not in pixel4[: pixel4.index("### Space")]
 
 
 @pytest.mark.parametrize(("device", "code"), SPACES.items())
@@ -180,6 +214,8 @@ def test_a_run_of_imported_supernets_has_neither_losses_nor_evolutions(finished_
         "summary.md",
         "front_pixel4.png",
         "front_pixel4.svg",
+        "footprint_pixel4.png",
+        "footprint_pixel4.svg",
     }
     text = (tmp_path / "report" / "summary.md").read_text()
     assert "imported from `checkpoints/lsq.pth`" in text

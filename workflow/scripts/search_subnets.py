@@ -1,6 +1,7 @@
-"""Search the supernet for the most accurate INT8 subnet within each of the device's five budgets."""
+"""Search the supernet for the most accurate INT8 subnet within each of the device's five budgets, and measure them."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -8,16 +9,19 @@ import torch
 
 from spaceevo.artifacts import Record, write_json, write_table
 from spaceevo.config import FootprintLimits, SearchParams
-from spaceevo.data.loader import materialise
+from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import load_split
+from spaceevo.latency.apart import measure_subnets_apart
 from spaceevo.latency.budgets import resolve_budgets
-from spaceevo.latency.devices import read_own_predictor
+from spaceevo.latency.devices import load_device, read_own_predictor
 from spaceevo.nn.store import load_supernet
 from spaceevo.scripting import run
 from spaceevo.search.evaluator import SubnetEvaluator
+from spaceevo.search.finalists import Finalist, entry, finalists_on, with_measured
 from spaceevo.search.limits import Footprint, footprint, within_limits
 from spaceevo.search.subnets import search_subnets
 from spaceevo.space import Subnet
+from spaceevo.train.evaluate import EVALUATION_BATCH, RECALIBRATION_BATCH
 
 
 def main(
@@ -42,9 +46,10 @@ def main(
     space, classes = network.space, len(spec.classes)
     resolution = space.hyperspace.resolutions[-1]
     budgets_ms = resolve_budgets(json.loads(budgets), latency, space.hyperspace, classes, seed)
-    train_images, _ = materialise(load_split(train), resolution, search.recalibration_images, seed)
-    images, labels = materialise(load_split(val), resolution, search.val_images, seed)
-    evaluator = SubnetEvaluator(network, train_images, images, labels)
+    images = search.recalibration_images
+    train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, images, seed)
+    val_pictures = Pictures.of_split(load_split(val), resolution, EVALUATION_BATCH, search.val_images, seed)
+    evaluator = SubnetEvaluator(network, train_pictures, val_pictures, None)
 
     def latency_ms(subnet: Subnet) -> float:
         return latency.predict_subnet(space, subnet, classes).latency_ms
@@ -53,15 +58,13 @@ def main(
     best, table = search_subnets(space, limited, evaluator.accuracy, budgets_ms, search.settings, seed)
     footprints = [footprint(space, space.subnet(code), classes) for code in table["code"]]
     table = table.assign(**pd.DataFrame(footprints, columns=Footprint._fields))
-    winners = {
-        f"A{k}": {
-            "subnet": found.subnet.code,
-            "budget_ms": budget,
-            "latency_ms": found.latency_ms,
-            "val_accuracy": found.accuracy,
-        }
-        for k, (found, budget) in enumerate(zip(best, budgets_ms, strict=True))
-    }
+    if search.remeasure:
+        time = partial(measure_subnets_apart, latency.device, space, num_classes=classes)
+        device = load_device(latency.device)
+        finalists, table = finalists_on(device, time, latency, space, best, table, budgets_ms)
+    else:
+        finalists, table = [Finalist(found) for found in best], with_measured(table, {})
+    winners = {f"A{k}": entry(*pair) for k, pair in enumerate(zip(finalists, budgets_ms, strict=True))}
     write_json(output, "seqnets", {"space": space.code, "seqnets": winners}, record)
     write_table(subnets, "subnets", table, record)
 
