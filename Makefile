@@ -2,6 +2,7 @@
 # make test  create .venv, install, and run all tests
 # make lint  style, types and workflow checks
 # make bench all benchmarks, of what make all made; each prints a table and writes JSON into benchmarks/results/
+# make share REMOTE=…, CACHE=…  where the team's artifacts lie: a remote for all machines, a cache for the clones on one
 # make all   everything the workflow can make: ten SEQnets in two formats, cards and report
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ TARGET ?= results/pixel4/seqnet_A1.tflite results/pixel4/seqnet_A1.json
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run all test lint bench install clean
+.PHONY: run all test lint bench install share clean
 
 run: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) $(TARGET)
@@ -39,6 +40,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+share: $(INSTALLED)
+	$(if $(REMOTE)$(CACHE),,$(error Name a remote or a cache: make share REMOTE=s3://bucket/folder CACHE=/shared/dvc))
+	$(if $(REMOTE),$(BIN)/dvc remote add --force --default team $(REMOTE))
+	$(if $(CACHE),$(BIN)/dvc cache dir --local $(CACHE) && $(BIN)/dvc config --local cache.shared group)
 
 clean:
 	rm -rf results .snakemake

@@ -90,16 +90,16 @@ def main(
 
 
 def _of_results(results: Path, hyperspace: Hyperspace) -> Figures:
-    profiles = sorted(results.glob("*/latency/profile.parquet"))
+    profiles = sorted(results.glob("*/latency_profile.parquet"))
     if not profiles:
-        raise ArtifactError(f"{results} holds no latency profile: run snakemake results/cpu/latency/predictor.json.")
+        raise ArtifactError(f"{results} holds no latency profile: run snakemake results/cpu/latency_predictor.json.")
     figures = {}
     for path in profiles:
-        predictor = read_predictor(path.with_name("predictor.json"))
+        predictor = read_predictor(path.parent / "latency_predictor.json")
         unseen = unseen_errors(predictor, read_table(path, PROFILE_KIND), hyperspace)
         if not unseen:
             raise ArtifactError(f"{path} has no network to test on: raise profile.time_limit_s and run again.")
-        figures[path.parents[1].name] = unseen["unseen_networks"]
+        figures[path.parent.name] = unseen["unseen_networks"]
     return figures
 
 

@@ -189,7 +189,7 @@ def predict_latency(
 
     Args:
         device: a shipped device with a table, such as "pixel4"; the path of a device's YAML or of a
-            predictor.json; or a predictor that is read already.
+            latency_predictor.json; or a predictor that is read already.
 
     Raises:
         DeviceError: there is no such device, or it is to be measured and its predictor is an artifact of its own.

@@ -1,18 +1,20 @@
 """Reading and writing artifacts: the one place that touches result files.
 
 Every artifact is JSON, Parquet or safetensors (never pickle), is written atomically, and carries a header: its kind,
-schema version, the version of spaceevo and the parameters it was made from, the seed, and the seconds it cost.
-A file that is missing, truncated, or of another kind or schema version is an `ArtifactError`.
+schema version, the version of spaceevo and the parameters it was made from, the seed, the seconds it cost, and a
+checksum of all of that and of the content. A file that is missing, truncated, changed, or of another kind or schema
+version is an `ArtifactError`.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +31,14 @@ from safetensors.numpy import save as safetensors_bytes
 import spaceevo
 from spaceevo.errors import ArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HEADER_KEY = "spaceevo"
+RESTORE = "delete it and run again, or fetch it anew with dvc checkout"
 HEADER_KEYS = {"kind", "schema_version", "spaceevo_version", "params", "seed", "cost"}
+CHECKSUM_KEY = "sha256"
 
 Arrays = dict[str, npt.NDArray[Any]]
+Part = bytes | memoryview
 
 
 @dataclass
@@ -124,23 +129,33 @@ def write_bytes(path: Path | str, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def write_json(path: Path | str, kind: str, content: Mapping[str, Any], record: Record) -> None:
     """Write `content` (JSON-serialisable) with its header under the key "spaceevo"."""
-    document = {HEADER_KEY: record.header(kind), **content}
+    plain = json.loads(json.dumps(dict(content)))
+    document = {HEADER_KEY: _sealed(record.header(kind), _json_parts(plain)), **plain}
     write_bytes(path, (json.dumps(document, indent=2) + "\n").encode())
 
 
 def read_json(path: Path | str, kind: str) -> dict[str, Any]:
     """The content of a JSON artifact of this `kind`, without its header."""
     document = _load_json(Path(path))
-    _check(Path(path), document.pop(HEADER_KEY, None), kind)
+    header = document.pop(HEADER_KEY, None)
+    _check(Path(path), header, kind)
+    _check_seal(Path(path), header, _json_parts(document))
     return document
 
 
 def write_table(path: Path | str, kind: str, table: pd.DataFrame, record: Record) -> None:
     """Write a data frame as Parquet."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    header = {HEADER_KEY.encode(): json.dumps(record.header(kind)).encode()}
+    sealed = _sealed(record.header(kind), _table_parts(arrow.to_pandas()))
+    header = {HEADER_KEY.encode(): json.dumps(sealed).encode()}
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **header})
     with atomic_path(path) as temporary:
         pq.write_table(arrow, temporary)
@@ -149,8 +164,13 @@ def write_table(path: Path | str, kind: str, table: pd.DataFrame, record: Record
 def read_table(path: Path | str, kind: str) -> pd.DataFrame:
     """The data frame of a Parquet artifact of this `kind`."""
     arrow = _load_parquet(Path(path))
-    _check(Path(path), _parquet_header(arrow.schema), kind)
-    table: pd.DataFrame = arrow.to_pandas()
+    header = _parquet_header(Path(path), arrow.schema)
+    _check(Path(path), header, kind)
+    try:
+        table: pd.DataFrame = arrow.to_pandas()
+    except (ValueError, LookupError, TypeError, pa.ArrowException) as error:
+        raise _damaged(Path(path), error) from error
+    _check_seal(Path(path), header, _table_parts(table))
     return table
 
 
@@ -158,16 +178,19 @@ def write_tensors(
     path: Path | str, kind: str, arrays: Arrays, record: Record, content: Mapping[str, Any] | None = None
 ) -> None:
     """Write named arrays as safetensors, with `content` (JSON-serialisable) beside them."""
-    metadata = {HEADER_KEY: json.dumps(record.header(kind)), "content": json.dumps(dict(content or {}))}
     contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+    beside = json.dumps(dict(content or {}))
+    sealed = _sealed(record.header(kind), _tensor_parts(contiguous, beside))
+    metadata = {HEADER_KEY: json.dumps(sealed), "content": beside}
     write_bytes(path, safetensors_bytes(contiguous, metadata=metadata))
 
 
 def read_tensors(path: Path | str, kind: str) -> tuple[Arrays, dict[str, Any]]:
     """The arrays and the content of a safetensors artifact of this `kind`."""
     metadata, arrays = _load_safetensors(Path(path), with_arrays=True)
-    header = json.loads(metadata[HEADER_KEY]) if HEADER_KEY in metadata else None
+    header = _parsed_header(Path(path), metadata[HEADER_KEY]) if HEADER_KEY in metadata else None
     _check(Path(path), header, kind)
+    _check_seal(Path(path), header, _tensor_parts(arrays, metadata.get("content", "")))
     return arrays, json.loads(metadata["content"])
 
 
@@ -178,13 +201,58 @@ def read_header(path: Path | str) -> dict[str, Any]:
     if path.suffix == ".json":
         header = _load_json(path).get(HEADER_KEY)
     elif path.suffix == ".parquet":
-        header = _parquet_header(_load_parquet(path).schema)
+        header = _parquet_header(path, _load_parquet(path).schema)
     else:
         metadata, _ = _load_safetensors(path, with_arrays=False)
-        header = json.loads(metadata[HEADER_KEY]) if HEADER_KEY in metadata else None
+        header = _parsed_header(Path(path), metadata[HEADER_KEY]) if HEADER_KEY in metadata else None
     _check(path, header, None)
     assert header is not None
     return header
+
+
+def verify(path: Path | str) -> None:
+    """Read an artifact of any kind in full.
+
+    Raises:
+        ArtifactError: it is missing, or no longer what was written.
+    """
+    kind = read_header(path)["kind"]
+    readers: dict[str, Callable[[Path | str, str], object]] = {".json": read_json, ".parquet": read_table}
+    readers.get(Path(path).suffix, read_tensors)(path, kind)
+
+
+def _sealed(header: dict[str, Any], parts: Iterable[Part]) -> dict[str, Any]:
+    """The header with a checksum of itself and of the parts of the content."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for part in parts:
+        digest.update(part)
+    return {**header, CHECKSUM_KEY: digest.hexdigest()}
+
+
+def _check_seal(path: Path, header: Any, parts: Iterable[Part]) -> None:
+    stated = {key: value for key, value in header.items() if key != CHECKSUM_KEY}
+    if _sealed(stated, parts)[CHECKSUM_KEY] != header.get(CHECKSUM_KEY):
+        raise ArtifactError(f"{path} was changed after it was written (its checksum differs): {RESTORE}.")
+
+
+def _json_parts(content: Mapping[str, Any]) -> Iterator[Part]:
+    yield json.dumps(content, sort_keys=True).encode()
+
+
+def _table_parts(table: pd.DataFrame) -> Iterator[Part]:
+    for name, column in table.items():
+        yield f"{name} {column.dtype}".encode()
+        try:
+            yield pd.util.hash_pandas_object(column, index=False).to_numpy().tobytes()
+        except TypeError:  # cells that are lists
+            yield json.dumps(column.tolist(), default=np.ndarray.tolist).encode()
+
+
+def _tensor_parts(arrays: Arrays, beside: str) -> Iterator[Part]:
+    yield beside.encode()
+    for name, array in sorted(arrays.items()):
+        yield f"{name} {array.dtype} {array.shape}".encode()
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _check(path: Path, header: Any, kind: str | None) -> None:
@@ -204,7 +272,7 @@ def _damaged(path: Path, error: Exception) -> ArtifactError:
         return ArtifactError(f"{path} does not exist: run snakemake to make it.")
     if isinstance(error, PermissionError):
         return ArtifactError(f"{path} cannot be read: you lack the permission.")
-    return ArtifactError(f"{path} is corrupt or truncated ({error}): delete it and run again.")
+    return ArtifactError(f"{path} is corrupt or truncated ({error}): {RESTORE}.")
 
 
 def _load_json(path: Path) -> dict[str, Any]:
@@ -224,9 +292,17 @@ def _load_parquet(path: Path) -> pa.Table:
         raise _damaged(path, error) from error
 
 
-def _parquet_header(schema: pa.Schema) -> dict[str, Any] | None:
+def _parquet_header(path: Path, schema: pa.Schema) -> dict[str, Any] | None:
     text = (schema.metadata or {}).get(HEADER_KEY.encode())
-    return None if text is None else json.loads(text)
+    return None if text is None else _parsed_header(path, text)
+
+
+def _parsed_header(path: Path, text: str | bytes) -> dict[str, Any] | None:
+    try:
+        header: dict[str, Any] | None = json.loads(text)
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    return header
 
 
 def _load_safetensors(path: Path, with_arrays: bool) -> tuple[dict[str, str], Arrays]:

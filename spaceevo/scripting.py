@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Annotated, Any, get_origin, get_type_hints
@@ -14,13 +16,35 @@ import typer
 from spaceevo.config import Section, parse_section
 from spaceevo.errors import ParamsError, SpaceEvoError
 
+PARENT_POLL_S = 0.5
+
 
 def run(main: Callable[..., None]) -> None:
     """Put a typed `main` on the command line: each parameter is an option, a list the positional arguments.
 
-    A parameter that is a section of params.yaml takes its JSON.
+    A parameter that is a section of params.yaml takes its JSON. Where the environment names the process that started it
+    in SPACEEVO_PARENT, the script ends with that process, however that ends: what takes its place may run it again.
     """
+    parent = int(os.environ.get("SPACEEVO_PARENT", "0"))
+    if parent and _alive(parent):
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     typer.run(_with_options(clear_errors(main)))
+
+
+def _end_with(process: int) -> None:
+    while _alive(process):
+        time.sleep(PARENT_POLL_S)
+    os._exit(1)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def clear_errors(main: Callable[..., None]) -> Callable[..., None]:

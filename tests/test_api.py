@@ -146,9 +146,9 @@ def test_a_graph_becomes_tflite_bytes_that_can_be_timed(tmp_path: Path, network:
 def test_latency_is_predicted_from_a_name_a_file_or_a_predictor(tmp_path: Path) -> None:
     space = api.parse_space(CODE)
     predictor = table_predictor(load_device("pixel4"))
-    write_predictor(tmp_path / "predictor.json", predictor, Record({}))
+    write_predictor(tmp_path / "latency_predictor.json", predictor, Record({}))
     expected = predictor.predict_subnet(space, space.smallest, CLASSES)
-    for device in ("pixel4", tmp_path / "predictor.json", predictor):
+    for device in ("pixel4", tmp_path / "latency_predictor.json", predictor):
         assert api.predict_latency(device, CODE, space.smallest.code, CLASSES).latency_ms == pytest.approx(
             expected.latency_ms
         )

@@ -26,6 +26,7 @@ from spaceevo.artifacts import (
     read_json,
     read_table,
     read_tensors,
+    verify,
     write_bytes,
     write_json,
     write_table,
@@ -100,7 +101,7 @@ def test_tensors_round_trip(tmp_path):
 def test_headers_say_where_an_artifact_comes_from(path):
     write(path)
     header = read_header(path)
-    assert set(header) == {"kind", "schema_version", "spaceevo_version", "params", "seed", "cost"}
+    assert set(header) == {"kind", "schema_version", "spaceevo_version", "params", "seed", "cost", "sha256"}
     assert (header["kind"], header["schema_version"]) == (KIND, SCHEMA_VERSION)
     assert header["spaceevo_version"] == spaceevo.__version__
     assert (header["params"], header["seed"]) == (PARAMS, 7)
@@ -349,3 +350,53 @@ def test_nothing_in_the_package_pickles(module):
     }
     forbidden = {f"{library}.{name}" for library in ("torch", "np", "numpy") for name in ("load", "save", "savez")}
     assert not calls & (forbidden | {"pd.read_pickle"})
+
+
+def flip(path: Path, position: int) -> None:
+    """Change one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def written(folder: Path, suffix: str) -> Path:
+    path = folder / f"made{suffix}"
+    record = Record({"epochs": 2, "name": "one"}, seed=3)
+    match suffix:
+        case ".json":
+            write_json(path, "made", {"values": {1: 0.25, "b": [1, 2]}, "pair": (1, 2)}, record)
+        case ".parquet":
+            table = pd.DataFrame({"code": ["a", "b", None], "loss": [0.5, np.nan, 2.0], "lists": [[1], [2, 3], []]})
+            write_table(path, "made", table.assign(count=pd.array([1, None, 3], dtype="Int64")), record)
+        case ".safetensors":
+            arrays = {"w": np.arange(600, dtype=np.float32).reshape(20, 30), "scalar": np.array(3, dtype=np.int64)}
+            write_tensors(path, "made", arrays, record, {"code": "x"})
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".json", ".parquet", ".safetensors"])
+def test_an_untouched_artifact_is_whole(suffix: str, tmp_path: Path) -> None:
+    verify(written(tmp_path, suffix))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".parquet", ".safetensors"])
+def test_a_flipped_byte_is_noticed_wherever_it_matters(suffix: str, tmp_path: Path) -> None:
+    path = written(tmp_path, suffix)
+    whole, size = path.read_bytes(), path.stat().st_size
+    unnoticed = []
+    for position in np.random.default_rng(0).choice(size, 300, replace=False):
+        path.write_bytes(whole)
+        flip(path, int(position))
+        try:
+            verify(path)
+        except ArtifactError as error:
+            assert str(path) in str(error)
+        else:
+            unnoticed.append(int(position))
+    path.write_bytes(whole)
+    read = {".json": read_json, ".parquet": read_table, ".safetensors": read_tensors}[suffix]
+    expected = repr(read(path, "made"))
+    for position in unnoticed:  # white space of JSON, statistics of Parquet: what is read is the same
+        flip(path, position)
+        assert repr(read(path, "made")) == expected
+        path.write_bytes(whole)

@@ -1,6 +1,9 @@
 """Command lines of scripts: typed options, positional lists, sections as JSON, and errors as one sentence."""
 
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,31 @@ def test_scripts_are_small_and_know_neither_snakemake_nor_params(script):
     text = script.read_text()
     assert len(text.splitlines()) <= 80 and "run(main)" in text and '"""' in text
     assert "snakemake" not in text.lower() and "load_params" not in text and "params.yaml" not in text
+
+
+LONG_SCRIPT = """
+import time
+from pathlib import Path
+from spaceevo.scripting import run
+
+def main(started: Path) -> None:
+    started.touch()
+    time.sleep(120)
+
+run(main)
+"""
+
+
+def test_a_script_ends_with_the_process_that_started_it(tmp_path):
+    script, started = tmp_path / "script.py", tmp_path / "started"
+    script.write_text(LONG_SCRIPT)
+    with subprocess.Popen(["sleep", "120"]) as parent:
+        environment = {**os.environ, "SPACEEVO_PARENT": str(parent.pid)}
+        with subprocess.Popen([sys.executable, script, "--started", started], env=environment) as child:
+            deadline = time.monotonic() + 60
+            while not started.exists() and child.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert child.poll() is None
+            parent.kill()
+            parent.wait()
+            assert child.wait(timeout=30) == 1

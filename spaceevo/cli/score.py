@@ -19,7 +19,7 @@ def score(
     budget: Annotated[list[float], typer.Option(help="Latency budget, ms; several add up.")],
     device: Annotated[
         str | None,
-        typer.Option(help="Device (or predictor.json) that predicts latencies; else those of the LUT count."),
+        typer.Option(help="Device (or latency_predictor.json) that predicts latencies; else those of the LUT count."),
     ] = None,
     mode: Annotated[
         Literal["consistent", "independent"],

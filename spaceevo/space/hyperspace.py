@@ -123,6 +123,11 @@ class Hyperspace:
         raise KeyError(name)
 
 
+def known_hyperspaces() -> tuple[str, ...]:
+    """Names of the shipped hyperspaces and of those in `hyperspaces/` of the working directory."""
+    return tuple(sorted({path.stem for folder in (SHIPPED, PROJECT) for path in folder.glob("*.yaml")}))
+
+
 def load_hyperspace(name: str) -> Hyperspace:
     """The hyperspace called `name`: shipped, or `hyperspaces/<name>.yaml` in the working directory; or a YAML file.
 
@@ -135,7 +140,7 @@ def load_hyperspace(name: str) -> Hyperspace:
     for path in candidates:
         if path.is_file():
             return _load(path.resolve(), path.stat().st_mtime_ns)
-    known = ", ".join(sorted({p.stem for folder in (SHIPPED, PROJECT) for p in folder.glob("*.yaml")}))
+    known = ", ".join(known_hyperspaces())
     raise ParamsError(f"There is no hyperspace {name!r}: use one of {known}, or add {PROJECT}/{name}.yaml.")
 
 

@@ -174,7 +174,7 @@ def test_a_damaged_input(format: str, damage: str, project: Path, tmp_path: Path
     damaged = tmp_path / name
     damaged.write_bytes(DAMAGES[damage]((project / "results" / name).read_bytes()))
     done = run(project, evolution(project, tmp_path / "out", **{option: damaged}))
-    assert_one_sentence(done, str(damaged), "corrupt or truncated", "delete it and run again")
+    assert_one_sentence(done, str(damaged), "corrupt or truncated", "delete it and run again", "dvc checkout")
     assert not (tmp_path / "out").exists()
 
 

@@ -7,19 +7,18 @@ rule train_teacher:
         "results/logs/train_teacher.log",
     threads: PARAMS.threads
     resources:
-        mem_mb=3000,
+        **training(3000),
     params:
-        hyperspace=PARAMS.hyperspace,
-        declared=DECLARED,
-        teacher=as_json(PARAMS.teacher),
-        augment=as_json(PARAMS.augment),
-        seed=PARAMS.seed,
-        workers=PARAMS.workers,
-        checkpoint_steps=PARAMS.checkpoint_steps,
+        hyperspace=knob("hyperspace"),
+        declared=declared_hyperspace,
+        teacher=knob("teacher"),
+        augment=knob("augment"),
+        seed=knob("seed"),
+        code=code_of("train_teacher"),
     shell:
-        "python workflow/scripts/train_teacher.py --train {input.train} --hyperspace {params.hyperspace} "
+        "{resources.launcher} workflow/scripts/train_teacher.py --train {input.train} --hyperspace {params.hyperspace} "
         "--teacher {params.teacher:q} --augment {params.augment:q} --seed {params.seed} "
-        "--workers {params.workers} --checkpoint-steps {params.checkpoint_steps} --threads {threads} "
+        "--workers {resources.workers} --checkpoint-steps {resources.checkpoint_steps} --threads {threads} "
         "--checkpoint results/checkpoints/teacher.safetensors --output {output} 2> {log}"
 
 
@@ -29,27 +28,26 @@ rule distill_blocks:
         train=DATA["train"],
         teacher="results/teacher.safetensors",
     output:
-        expand("results/blocks/{{stage}}_{type}.safetensors", type=BLOCK_TYPES),
+        networks=expand("results/blocks/{{stage}}_{type}.safetensors", type=BLOCK_TYPES),
     log:
         "results/logs/distill_blocks_{stage}.log",
     threads: PARAMS.threads
     resources:
-        mem_mb=3000,
+        **training(3000),
     params:
-        hyperspace=PARAMS.hyperspace,
-        declared=DECLARED,
-        blocks=as_json(PARAMS.blocks),
-        augment=as_json(PARAMS.augment),
-        seed=PARAMS.seed,
-        workers=PARAMS.workers,
-        checkpoint_steps=PARAMS.checkpoint_steps,
+        hyperspace=knob("hyperspace"),
+        declared=declared_hyperspace,
+        blocks=knob("blocks"),
+        augment=knob("augment"),
+        seed=knob("seed"),
+        code=code_of("distill_blocks"),
     shell:
-        "python workflow/scripts/distill_blocks.py {wildcards.stage} --train {input.train} "
+        "{resources.launcher} workflow/scripts/distill_blocks.py {wildcards.stage} --train {input.train} "
         "--teacher {input.teacher} --hyperspace {params.hyperspace} --blocks {params.blocks:q} "
-        "--augment {params.augment:q} --seed {params.seed} --workers {params.workers} "
-        "--checkpoint-steps {params.checkpoint_steps} --threads {threads} "
+        "--augment {params.augment:q} --seed {params.seed} --workers {resources.workers} "
+        "--checkpoint-steps {resources.checkpoint_steps} --threads {threads} "
         "--checkpoint results/checkpoints/blocks_{wildcards.stage}.safetensors "
-        "--folder results/blocks 2> {log}"
+        "--folder $(dirname {output.networks[0]:q}) 2> {log}"
 
 
 rule measure_block_losses:
@@ -64,38 +62,50 @@ rule measure_block_losses:
         "results/logs/measure_block_losses_{stage}.log",
     threads: PARAMS.threads
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
+        runtime=minutes(360),
     params:
-        hyperspace=PARAMS.hyperspace,
-        declared=DECLARED,
-        lut=as_json(PARAMS.lut),
-        seed=PARAMS.seed,
+        hyperspace=knob("hyperspace"),
+        declared=declared_hyperspace,
+        lut=knob("lut"),
+        seed=knob("seed"),
+        code=code_of("measure_block_losses"),
     shell:
         "python workflow/scripts/measure_block_losses.py --stage {wildcards.stage} --teacher {input.teacher} "
-        "--folder results/blocks --train {input.train} --val {input.val} --hyperspace {params.hyperspace} "
+        "--folder $(dirname {input.blocks[0]:q}) --train {input.train} --val {input.val} --hyperspace {params.hyperspace} "
         "--lut {params.lut:q} --seed {params.seed} --threads {threads} --output {output} 2> {log}"
 
 
 if PARAMS.lut.published:
     from spaceevo.search.published_lut import published_files
 
+    localrules:
+        import_lut,
+
     rule import_lut:
         """A published LUT takes the place of the measured one."""
         input:
-            [path for path, *_ in published_files(PARAMS.lut.published, HYPERSPACE)],
+            [
+                local(path)
+                for path, *_ in published_files(PARAMS.lut.published, HYPERSPACE)
+            ],
         output:
             "results/blocks/lut.parquet",
         log:
             "results/logs/import_lut.log",
         params:
-            folder=PARAMS.lut.published,
-            hyperspace=PARAMS.hyperspace,
-            declared=DECLARED,
+            folder=knob("lut.published"),
+            hyperspace=knob("hyperspace"),
+            declared=declared_hyperspace,
+            code=code_of("import_lut"),
         shell:
             "python workflow/scripts/import_lut.py --folder {params.folder:q} --hyperspace {params.hyperspace} "
             "--output {output} 2> {log}"
 
 else:
+
+    localrules:
+        accuracy_lut,
 
     rule accuracy_lut:
         input:
@@ -104,5 +114,7 @@ else:
             "results/blocks/lut.parquet",
         log:
             "results/logs/accuracy_lut.log",
+        params:
+            code=code_of("merge_lut"),
         shell:
             "python workflow/scripts/merge_lut.py {input} --output {output} 2> {log}"

@@ -1,8 +1,7 @@
 """Validated parameters, and the names of files that several rules share."""
 
-import json
+import gc
 import sys
-from hashlib import sha256
 from pathlib import Path
 
 from spaceevo.config import parse_params
@@ -11,9 +10,16 @@ from spaceevo.errors import ParamsError, SpaceEvoError
 from spaceevo.latency.devices import load_device
 from spaceevo.nn.blocks import check_blocks
 from spaceevo.space import load_hyperspace, parse_space
+from spaceevo.workflow.facts import machine_facts
 
-# Scripts run with the Python that runs Snakemake, whether or not its environment is activated.
-shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+# A DAG is many objects that live on: it is built a quarter faster where they are searched for garbage less often.
+gc.freeze()
+gc.set_threshold(50_000)
+
+# Scripts run with the Python that runs Snakemake, whether or not its environment is activated, and end with Snakemake.
+shell.prefix(
+    f'export PATH="{Path(sys.executable).parent}:$PATH" SPACEEVO_PARENT=$PPID; exec '
+)
 
 try:
     PARAMS = parse_params(
@@ -25,7 +31,7 @@ try:
         raise ParamsError(
             f"lut.published: there is no folder {PARAMS.lut.published}; name that of a published LUT."
         )
-    DEVICES = {name: load_device(name) for name in PARAMS.devices}
+    DEVICES = {name: load_device(name) for name in sorted(PARAMS.devices)}
     CHECKPOINT_SPACES = {
         name: parse_space(entry.space)
         for name, entry in PARAMS.supernet.checkpoints.items()
@@ -40,19 +46,8 @@ for name, space in CHECKPOINT_SPACES.items():
             f"and hyperspace is {PARAMS.hyperspace}: set it to {space.hyperspace.name}."
         )
 
-# Part of the params of every rule that reads the hyperspace or the device, so that an edit there counts as a change.
-DECLARED = sha256(repr(HYPERSPACE).encode()).hexdigest()[:12]
 
-
-def declared_device(wildcards):
-    """The content of a device's file."""
-    return DEVICES[wildcards.device].model_dump_json()
-
-
-def table_of(wildcards):
-    """The predictor file that a table device names."""
-    return DEVICES[wildcards.device].predictor
-
+MACHINES = machine_facts()
 
 STAGES = [stage.name for stage in HYPERSPACE.searched_stages]
 BLOCK_TYPES = range(len(HYPERSPACE.block_types))
@@ -75,12 +70,8 @@ SEQNET_FILES = expand(
     name=NAMES,
     suffix=(".tflite", ".onnx"),
 )
+FACTS = ["results/facts.json", "results/machine.json"]
 CARDS = expand("results/{device}/seqnet_{name}.json", device=DEVICES, name=NAMES)
-
-
-def as_json(section):
-    """A section of the parameters as one shell argument."""
-    return section.model_dump_json()
 
 
 def any_of(names):

@@ -4,7 +4,9 @@ report: "../report/workflow.rst"
 MEASURED_LUT = [
     "results/teacher.safetensors",
     *expand(
-        "results/blocks/{stage}_{type}.safetensors", stage=STAGES, type=BLOCK_TYPES
+        "results/blocks/{stage}_{type}.safetensors",
+        stage=STAGES,
+        type=BLOCK_TYPES,
     ),
     *expand("results/blocks/{stage}.lut.parquet", stage=STAGES),
 ]
@@ -18,7 +20,7 @@ LUT = [
 LEDGER = [
     *DATA.values(),
     *(LUT if EVOLVED else []),
-    *expand("results/{device}/latency/profile.parquet", device=MEASURED),
+    *expand("results/{device}/latency_profile.parquet", device=MEASURED),
     *expand(
         "results/{device}/{artifact}",
         device=EVOLVED,
@@ -28,7 +30,7 @@ LEDGER = [
         "results/{device}/{artifact}",
         device=DEVICES,
         artifact=[
-            "latency/predictor.json",
+            "latency_predictor.json",
             "space.json",
             "supernet.safetensors",
             "seqnets.json",
@@ -64,6 +66,15 @@ rule report:
             )
             for device in DEVICES
         ],
+        footprints=[
+            report(
+                f"results/report/footprint_{device}.svg",
+                caption="../report/footprint.rst",
+                category="Accuracy and memory",
+                labels={"device": device},
+            )
+            for device in DEVICES
+        ],
         evolutions=[
             report(
                 f"results/report/evolution_{device}.svg",
@@ -93,15 +104,54 @@ rule report:
         ],
         pngs=[
             *expand("results/report/front_{device}.png", device=DEVICES),
+            *expand("results/report/footprint_{device}.png", device=DEVICES),
             *expand("results/report/evolution_{device}.png", device=EVOLVED),
             *expand("results/report/latency_{device}.png", device=MEASURED),
             *(["results/report/losses.png"] if EVOLVED else []),
         ],
     log:
         "results/logs/report.log",
+    resources:
+        mem_mb=memory(3000),
+        runtime=minutes(60),
     params:
-        report=as_json(PARAMS.report),
-        devices=json.dumps(list(DEVICES)),
+        report=knob("report"),
+        devices=lambda wildcards: Value("devices", list(DEVICES)),
+        code=code_of("write_report"),
     shell:
-        "python workflow/scripts/write_report.py {input} --devices {params.devices:q} --results results "
+        "python workflow/scripts/write_report.py {input} --devices {params.devices:q} "
+        "--results $(dirname $(dirname {output.summary:q})) "
         "--report {params.report:q} --output {output.summary} 2> {log}"
+
+
+localrules:
+    report_tables,
+
+
+rule report_tables:
+    """The summary's tables as pages for `snakemake --report`."""
+    input:
+        "results/report/summary.md",
+    output:
+        devices=[
+            report(
+                f"results/report/tables_{device}.html",
+                caption="../report/tables.rst",
+                category="SEQnets and their tables",
+                labels={"device": device},
+            )
+            for device in DEVICES
+        ],
+        costs=report(
+            "results/report/tables_costs.html",
+            caption="../report/costs.rst",
+            category="Costs",
+            labels={"device": "all"},
+        ),
+    log:
+        "results/logs/report_tables.log",
+    params:
+        sections=lambda wildcards: Value("sections", [*DEVICES, "Costs"]),
+        code=code_of("write_pages"),
+    shell:
+        "python workflow/scripts/write_pages.py {output} --summary {input} --sections {params.sections:q} 2> {log}"

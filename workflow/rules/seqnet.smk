@@ -1,7 +1,7 @@
 rule search_subnets:
     input:
         supernet="results/{device}/supernet.safetensors",
-        predictor="results/{device}/latency/predictor.json",
+        predictor="results/{device}/latency_predictor.json",
         train=DATA["train"],
         val=DATA["val"],
     output:
@@ -11,14 +11,15 @@ rule search_subnets:
         "results/logs/search_subnets_{device}.log",
     threads: PARAMS.threads
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
+        runtime=minutes(1440),
     params:
-        search=as_json(PARAMS.search),
-        budgets=lambda wildcards: json.dumps(
-            PARAMS.devices[wildcards.device].subnet_budgets
-        ),
-        limits=lambda wildcards: as_json(PARAMS.devices[wildcards.device].limits),
-        seed=PARAMS.seed,
+        search=knob("search"),
+        budgets=knob("devices.{device}.subnet_budgets"),
+        limits=knob("devices.{device}.limits"),
+        seed=knob("seed"),
+        device=declared_device,
+        code=code_of("search_subnets"),
     shell:
         "python workflow/scripts/search_subnets.py --supernet {input.supernet} "
         "--predictor {input.predictor} --train {input.train} --val {input.val} "
@@ -40,10 +41,12 @@ rule extract_seqnet:
     log:
         "results/logs/extract_seqnet_{device}_{name}.log",
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
+        runtime=minutes(60),
     params:
-        export=as_json(PARAMS.export),
-        seed=PARAMS.seed,
+        export=knob("export"),
+        seed=knob("seed"),
+        code=code_of("extract_seqnet"),
     shell:
         "python workflow/scripts/extract_seqnet.py --supernet {input.supernet} --seqnets {input.seqnets} "
         "--device {wildcards.device} --name {wildcards.name} --train {input.train} --test {input.test} "
@@ -63,9 +66,12 @@ rule export_seqnet:
     wildcard_constraints:
         format="tflite|onnx",
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
+        runtime=minutes(60),
     params:
-        agreement=PARAMS.export.agreement,
+        agreement=knob("export.agreement"),
+        device=declared_device,
+        code=code_of("export_seqnet"),
     shell:
         "python workflow/scripts/export_seqnet.py --graph {input.graph} --verification {input.verification} "
         "--device {wildcards.device} --agreement {params.agreement} --output {output} 2> {log}"
@@ -78,7 +84,7 @@ rule write_card:
         onnx="results/{device}/seqnet_{name}.onnx",
         supernet="results/{device}/supernet.safetensors",
         seqnets="results/{device}/seqnets.json",
-        predictor="results/{device}/latency/predictor.json",
+        predictor="results/{device}/latency_predictor.json",
         train=DATA["train"],
         test=DATA["test"],
     output:
@@ -86,10 +92,13 @@ rule write_card:
     log:
         "results/logs/write_card_{device}_{name}.log",
     resources:
-        mem_mb=3000,
+        mem_mb=memory(3000),
+        runtime=minutes(120),
     params:
-        export=as_json(PARAMS.export),
-        seed=PARAMS.seed,
+        export=knob("export"),
+        seed=knob("seed"),
+        device=declared_device,
+        code=code_of("write_card"),
     shell:
         "python workflow/scripts/write_card.py --seqnet {input.seqnet} --tflite {input.tflite} "
         "--onnx {input.onnx} --supernet {input.supernet} --seqnets {input.seqnets} "

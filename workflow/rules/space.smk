@@ -1,7 +1,7 @@
 rule evolve_space:
     input:
         lut="results/blocks/lut.parquet",
-        predictor="results/{device}/latency/predictor.json",
+        predictor="results/{device}/latency_predictor.json",
         val=DATA["val"],
     output:
         space="results/{device}/space.json",
@@ -10,14 +10,16 @@ rule evolve_space:
         "results/logs/evolve_space_{device}.log",
     wildcard_constraints:
         device=any_of(EVOLVED),
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(240),
     params:
-        hyperspace=PARAMS.hyperspace,
-        declared=DECLARED,
-        space=as_json(PARAMS.space),
-        budgets=lambda wildcards: json.dumps(
-            PARAMS.devices[wildcards.device].space_budgets
-        ),
-        seed=PARAMS.seed,
+        hyperspace=knob("hyperspace"),
+        declared=declared_hyperspace,
+        space=knob("space"),
+        budgets=knob("devices.{device}.space_budgets"),
+        seed=knob("seed"),
+        code=code_of("evolve_space"),
     shell:
         "python workflow/scripts/evolve_space.py --lut {input.lut} --predictor {input.predictor} "
         "--val {input.val} --hyperspace {params.hyperspace} --space {params.space:q} "

@@ -3,6 +3,7 @@ rule train_supernet_fp32:
         space="results/{device}/space.json",
         history="results/{device}/space_history.parquet",  # or a space that was imported before would do
         train=DATA["train"],
+        predictor=sampled_near,
     output:
         "results/{device}/supernet_fp32.safetensors",
     log:
@@ -11,26 +12,27 @@ rule train_supernet_fp32:
         device=any_of(EVOLVED),
     threads: PARAMS.threads
     resources:
-        mem_mb=4000,
+        **training(4000),
     params:
-        sandwich=as_json(PARAMS.supernet.sandwich),
-        recipe=as_json(PARAMS.supernet.fp32),
-        augment=as_json(PARAMS.augment),
-        seed=PARAMS.seed,
-        workers=PARAMS.workers,
-        checkpoint_steps=PARAMS.checkpoint_steps,
+        sandwich=knob("supernet.sandwich"),
+        recipe=knob("supernet.fp32"),
+        budgets=sampled_budgets,
+        augment=knob("augment"),
+        seed=knob("seed"),
+        code=code_of("train_supernet_fp32"),
     shell:
-        "python workflow/scripts/train_supernet_fp32.py --space {input.space} --train {input.train} "
+        "{resources.launcher} workflow/scripts/train_supernet_fp32.py --space {input.space} --train {input.train} "
         "--sandwich {params.sandwich:q} --recipe {params.recipe:q} --augment {params.augment:q} "
-        "--seed {params.seed} --workers {params.workers} --checkpoint-steps {params.checkpoint_steps} "
+        "--seed {params.seed} --workers {resources.workers} --checkpoint-steps {resources.checkpoint_steps} "
         "--threads {threads} --checkpoint results/checkpoints/supernet_fp32_{wildcards.device}.safetensors "
-        "--output {output} 2> {log}"
+        "--predictor={input.predictor} --budgets={params.budgets:q} --output {output} 2> {log}"
 
 
 rule train_supernet_int8:
     input:
         supernet="results/{device}/supernet_fp32.safetensors",
         train=DATA["train"],
+        predictor=sampled_near,
     output:
         "results/{device}/supernet.safetensors",
     log:
@@ -39,22 +41,22 @@ rule train_supernet_int8:
         device=any_of(EVOLVED),
     threads: PARAMS.threads
     resources:
-        mem_mb=4000,
+        **training(4000),
     params:
-        sandwich=as_json(PARAMS.supernet.sandwich),
-        recipe=as_json(PARAMS.supernet.int8),
-        calibration_batches=PARAMS.supernet.calibration_batches,
-        augment=as_json(PARAMS.augment),
-        seed=PARAMS.seed,
-        workers=PARAMS.workers,
-        checkpoint_steps=PARAMS.checkpoint_steps,
+        sandwich=knob("supernet.sandwich"),
+        recipe=knob("supernet.int8"),
+        budgets=sampled_budgets,
+        calibration_batches=knob("supernet.calibration_batches"),
+        augment=knob("augment"),
+        seed=knob("seed"),
+        code=code_of("train_supernet_int8"),
     shell:
-        "python workflow/scripts/train_supernet_int8.py --supernet {input.supernet} --train {input.train} "
+        "{resources.launcher} workflow/scripts/train_supernet_int8.py --supernet {input.supernet} --train {input.train} "
         "--sandwich {params.sandwich:q} --recipe {params.recipe:q} "
         "--calibration-batches {params.calibration_batches} --augment {params.augment:q} "
-        "--seed {params.seed} --workers {params.workers} --checkpoint-steps {params.checkpoint_steps} "
+        "--seed {params.seed} --workers {resources.workers} --checkpoint-steps {resources.checkpoint_steps} "
         "--threads {threads} --checkpoint results/checkpoints/supernet_int8_{wildcards.device}.safetensors "
-        "--output {output} 2> {log}"
+        "--predictor={input.predictor} --budgets={params.budgets:q} --output {output} 2> {log}"
 
 
 rule import_checkpoint:
@@ -71,13 +73,17 @@ rule import_checkpoint:
         device=any_of(CHECKPOINT_SPACES),
     threads: PARAMS.threads
     resources:
-        mem_mb=8000,
+        mem_mb=memory(8000),
+        runtime=minutes(120),
     params:
-        space=lambda wildcards: CHECKPOINT_SPACES[wildcards.device].code,
-        declared=DECLARED,
-        calibration_batches=PARAMS.supernet.calibration_batches,
-        batch_size=min(PARAMS.supernet.int8.batch_size, 64),
-        seed=PARAMS.seed,
+        space=knob("supernet.checkpoints.{device}.space"),
+        declared=declared_hyperspace,
+        calibration_batches=knob("supernet.calibration_batches"),
+        batch_size=lambda wildcards: Value(
+            "supernet.int8.batch_size", min(PARAMS.supernet.int8.batch_size, 64)
+        ),
+        seed=knob("seed"),
+        code=code_of("import_checkpoint"),
     shell:
         "python workflow/scripts/import_checkpoint.py --checkpoint {input.checkpoint:q} --space {params.space} "
         "--train {input.train} --calibration-batches {params.calibration_batches} "
