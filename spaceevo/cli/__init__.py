@@ -10,11 +10,15 @@ import typer
 
 from spaceevo.cli.describe import describe
 from spaceevo.cli.doctor import doctor
+from spaceevo.cli.explain import explain
 from spaceevo.cli.export_model import export_model
 from spaceevo.cli.import_checkpoint import import_checkpoint
 from spaceevo.cli.import_lut import import_lut
 from spaceevo.cli.latency import latency
+from spaceevo.cli.plan import plan
 from spaceevo.cli.score import score
+from spaceevo.cli.stages import stages
+from spaceevo.cli.sync import sync
 
 app = typer.Typer(
     help="Design search spaces, supernets and fast INT8 networks for real devices.",
@@ -22,7 +26,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (describe, doctor, score, latency, import_checkpoint, import_lut, export_model):
+for command in (
+    *(describe, doctor, score, latency, import_checkpoint, import_lut, export_model),
+    *(stages, sync, explain, plan),
+):
     app.command()(command)
 
 

@@ -16,8 +16,8 @@ STEPS = {
     "distilled blocks": r"blocks/(?P<job>\w+)_\d+\.safetensors",
     "block losses": r"blocks/(?P<job>\w+)\.lut\.parquet",
     "accuracy LUT": r"blocks/lut\.parquet",
-    "latency profile": r"(?P<device>[^/]+)/latency/profile\.parquet",
-    "latency predictor": r"(?P<device>[^/]+)/latency/predictor\.json",
+    "latency profile": r"(?P<device>[^/]+)/latency_profile\.parquet",
+    "latency predictor": r"(?P<device>[^/]+)/latency_predictor\.json",
     "space evolution": r"(?P<device>[^/]+)/space(\.json|_history\.parquet)",
     "checkpoint import": r"(?!)",  # a space and a supernet, of which the header tells that a checkpoint is imported
     "supernet, FP32 phase": r"(?P<device>[^/]+)/supernet_fp32\.safetensors",
