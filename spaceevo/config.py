@@ -56,6 +56,10 @@ class Dataset(Section):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of val where there is none")
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="share of test where there is none")
     skip_unreadable: bool = Field(False, description="leave out pictures that do not open, and count them")
+    copy_side: Positive | None = Field(
+        None,
+        description="imagefolder: read copies of this shorter side, made once; pixels; null: the pictures as they are",
+    )
     clutter: ClutterOptions = ClutterOptions()
 
     @model_validator(mode="after")
@@ -92,6 +96,19 @@ class Recipe(Section):
     warmup: Share = Field(0.1, description="share of all steps")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of convolution and linear weights alone")
     clip_norm: Annotated[float, Field(gt=0)] = Field(5.0, description="largest norm of the gradient")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay of an exponential moving average of the weights, which is the result; 0: none"
+    )
+    bf16: bool = Field(False, description="on GPUs, convolutions in bfloat16; not for recipes with quantizers")
+
+
+def _full_precision(recipe: Recipe) -> Recipe:
+    if recipe.bf16:
+        raise ValueError("quantizers need float32, whose products bf16 would round: set bf16 to false")
+    return recipe
+
+
+FullPrecision = Annotated[Recipe, AfterValidator(_full_precision)]
 
 
 class TeacherParams(Section):
@@ -109,7 +126,7 @@ class BlocksParams(Section):
     random_choices: Annotated[int, Field(ge=0)] = Field(description="per step, besides the largest and smallest")
     calibration_batches: Positive = Field(description="that initial grids are fitted to")
     fp32: Recipe
-    int8: Recipe
+    int8: FullPrecision
 
 
 class LutParams(Section):
@@ -133,6 +150,37 @@ class ProfileParams(Section):
     target: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="no more is measured once nine in ten subnets are foreseen within this share; 0: all is"
     )
+
+
+class StudyParams(Section):
+    """Studying which operations and widths are fast on a device at hand."""
+
+    channels: Annotated[int, Field(ge=16, multiple_of=16)] = Field(
+        64, description="width of the layers and blocks that are compared"
+    )
+    height: Annotated[int, Field(ge=7)] = Field(28, description="side of their maps, pixels")
+    steps: dict[Positive, tuple[Positive, Positive]] = Field(
+        {1: (32, 48), 4: (32, 80), 8: (32, 112), 16: (32, 160), 32: (32, 192), 64: (64, 192)},
+        description="by step: smallest and largest of its multiples that is measured as a width",
+    )
+    time_limit_s: Annotated[float, Field(gt=0)] = Field(
+        180.0, description="where it is short, the finest widths are left out, seconds"
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _some(cls, value: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+        if not value:
+            raise ValueError("there must be at least one step")
+        for step, (low, high) in value.items():
+            if high // step * step < low:
+                raise ValueError(f"there is no multiple of {step} from {low} to {high}")
+        return value
+
+    def widths(self, step: int) -> tuple[int, ...]:
+        """The multiples of a step that are measured, ascending."""
+        low, high = self.steps[step]
+        return tuple(range(-(-low // step) * step, high + 1, step))
 
 
 class QTSettings(Section):
@@ -189,6 +237,12 @@ class Sandwich(Section):
     """Which subnets a training step takes, and how."""
 
     random_subnets: Annotated[int, Field(ge=0)] = Field(description="besides the largest and the smallest")
+    sampling: Literal["uniform", "budgets"] = Field(
+        "uniform", description="random subnets: any, or those of a latency near the device's subnet budgets"
+    )
+    candidates: Annotated[int, Field(ge=2)] = Field(
+        8, description="with sampling budgets: subnets drawn, of which the nearest to a random budget is trained"
+    )
     largest_alone: Share = Field(0.0, description="share of the FP32 phase that trains the largest alone, first")
     label_smoothing: Share = Field(0.1, description="of the largest subnet's cross-entropy")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the largest subnet's last layer")
@@ -208,7 +262,7 @@ class SupernetParams(Section):
     sandwich: Sandwich
     calibration_batches: Positive = Field(description="that initial grids are fitted to")
     fp32: Recipe
-    int8: Recipe
+    int8: FullPrecision
 
 
 class SubnetSearchSettings(Section):
@@ -232,6 +286,9 @@ class SearchParams(Section):
     settings: SubnetSearchSettings
     recalibration_images: Positive = Field(description="that BatchNorm statistics are recomputed on")
     val_images: Positive = Field(description="that accuracy is measured on")
+    remeasure: bool = Field(
+        True, description="measure the winners on a device at hand, and replace those that miss their budget"
+    )
 
 
 class ExportParams(Section):
@@ -294,6 +351,7 @@ class Params(Section):
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that decode pictures, per training job")
     threads: Positive = Field(1, description="of a training job; more pay off only on an otherwise idle machine")
+    processes: Positive = Field(1, description="of a training job, which share its batches; on GPUs, one per GPU")
     checkpoint_steps: Positive = Field(200, description="training steps between two checkpoints")
     dataset: Dataset
     augment: Augment = Augment()
@@ -301,6 +359,7 @@ class Params(Section):
     blocks: BlocksParams
     lut: LutParams
     profile: ProfileParams
+    study: StudyParams = StudyParams()
     space: SpaceParams
     supernet: SupernetParams
     search: SearchParams

@@ -21,8 +21,11 @@ class Ticker(Protocol):
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Ticker]:
-    """Report on `total` pieces of work called `label` to standard error."""
+def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Ticker]:
+    """Report on `total` pieces of work called `label` to standard error; `quiet`: not at all."""
+    if quiet:
+        yield lambda done, note="": None
+        return
     if sys.stderr.isatty():
         columns = (
             TextColumn("{task.description}"),

@@ -111,7 +111,7 @@ def test_a_value_of_a_wrong_type_is_named(key):
     assert str(caught.value).startswith(f"params.yaml: {key}") and "\n" not in str(caught.value)
 
 
-BY_DEVICE = ("devices.", "supernet.checkpoints.")  # sections whose keys are names of devices
+BY_DEVICE = ("devices.", "supernet.checkpoints.", "study.steps.")  # sections whose keys are names of devices, or steps
 
 
 def sections(values, name=""):

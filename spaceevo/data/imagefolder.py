@@ -7,6 +7,8 @@ and val is carved out of train.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 _NO_IMAGES = (
     f"No images in the class folders of {{}}: they must be readable files ending in {', '.join(sorted(SUFFIXES))}."
 )
+MAX_READERS = 16  # threads that decode pictures to see whether they are whole
 DRAFT_SIDE = 64  # pixels; the least size at which JPEG pictures are decoded to see whether they are whole
 
 # Of ImageNet, as published with torchvision's models.
@@ -132,21 +135,22 @@ def _list_pictures(root: Path, folder: Path, classes: tuple[str, ...], skip_unre
     labels: list[int] = []
     unreadable = 0
     empty: list[str] = []
-    for label, name in enumerate(classes):
-        found = len(paths)
-        for path in _pictures(folder / name):
-            problem = _problem(path)
-            if problem is None:
-                paths.append(path.relative_to(root).as_posix())
-                labels.append(label)
-            elif skip_unreadable:
-                unreadable += 1
-            else:
-                raise DataError(
-                    f"Picture {path} does not open ({problem}): repair or remove it, or set skip_unreadable."
-                )
-        if len(paths) == found:
-            empty.append(name)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_READERS)) as readers:
+        for label, name in enumerate(classes):
+            found = len(paths)
+            pictures = _pictures(folder / name)
+            for path, problem in zip(pictures, readers.map(_problem, pictures), strict=True):
+                if problem is None:
+                    paths.append(path.relative_to(root).as_posix())
+                    labels.append(label)
+                elif skip_unreadable:
+                    unreadable += 1
+                else:
+                    raise DataError(
+                        f"Picture {path} does not open ({problem}): repair or remove it, or set skip_unreadable."
+                    )
+            if len(paths) == found:
+                empty.append(name)
     if not paths:
         raise DataError(_NO_IMAGES.format(folder))
     if empty:

@@ -53,6 +53,7 @@ def batches(
     workers: int = 0,
     start_step: int = 0,
     drop_last: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """The batches of one epoch from `start_step` on: normalised images, float32 [B, 3, r, r], and labels, int64 [B].
 
@@ -66,14 +67,15 @@ def batches(
         workers: processes that prepare batches; 0 prepares them in this one. The batches are the same.
         start_step: how many batches of this epoch were consumed already.
         drop_last: leave out the last batch if it is not full.
+        share: (i, n) gives every n-th image of each batch from its i-th on, as process i of n needs.
 
     Raises:
-        DataError: an image cannot be read, or no batch can be formed.
+        DataError: an image cannot be read, a worker dies, or no batch can be formed.
     """
     steps = range(start_step, steps_per_epoch(split, batch_size, drop_last=drop_last))
     order = shuffled_order(len(split), seed, _ORDER_STREAM, epoch) if shuffle else np.arange(len(split))
     loader = DataLoader(
-        _EpochBatches(split, order, batch_size, resolution, augment, (seed, epoch)),
+        _EpochBatches(split, order, batch_size, resolution, augment, (seed, epoch), share),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
@@ -101,7 +103,20 @@ def materialise(split: Split, resolution: int, limit: int | None = None, seed: i
 
 def _raising(loader: DataLoader[Batch | DataError]) -> Iterator[Batch]:
     """The batches of a loader, raising the errors among them."""
-    for batch in loader:
+    stream = iter(loader)
+    while True:
+        try:
+            batch = next(stream, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = str(error).splitlines()[0].rstrip(". ")
+            raise DataError(
+                f"A process that prepares pictures died ({reason}): most often memory ran out, then lower workers; "
+                "run again to go on from the last checkpoint."
+            ) from None
+        if batch is None:
+            return
         if isinstance(batch, DataError):
             raise batch
         yield batch
@@ -122,6 +137,7 @@ class _EpochBatches(Dataset[Batch | DataError]):
         resolution: int,
         augment: Augment | None,
         seeds: tuple[int, int],
+        share: tuple[int, int],
     ) -> None:
         self._split = split
         self._order = order
@@ -129,6 +145,7 @@ class _EpochBatches(Dataset[Batch | DataError]):
         self._resolution = resolution
         self._augment = augment
         self._seed, self._epoch = seeds
+        self._share = slice(share[0], None, share[1])
 
     def __getitem__(self, step: int) -> Batch | DataError:
         try:
@@ -138,11 +155,12 @@ class _EpochBatches(Dataset[Batch | DataError]):
 
     def _batch(self, step: int) -> Batch:
         indices = self._order[step * self._batch_size : (step + 1) * self._batch_size]
+        size, indices = len(indices), indices[self._share]
         if self._augment is None:
             images = self._split.fetch(indices, self._resolution)
         else:
             stream = np.random.SeedSequence(self._seed, spawn_key=(_AUGMENT_STREAM, self._epoch, step))
-            draws = np.random.Generator(np.random.PCG64(stream)).random((len(indices), DRAWS_PER_IMAGE))
+            draws = np.random.Generator(np.random.PCG64(stream)).random((size, DRAWS_PER_IMAGE))[self._share]
             images = self._split.fetch(indices, self._resolution, self._augment.crop_scale, draws)
             images = augment_batch(images, self._augment, draws)
         x = resize(normalise(images, self._split.mean, self._split.std), self._resolution)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ def prepare_dataset(
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     skip_unreadable: bool = False,
+    copy_side: int | None = None,
 ) -> None:
     """Write the splits of a dataset.
 
@@ -39,7 +41,10 @@ def prepare_dataset(
         download: CIFAR only: fetch missing files.
         val_fraction: CIFAR and imagefolder: share of val, where the dataset has none of its own.
         test_fraction: imagefolder only: share of test, where the folder has none of its own.
-        skip_unreadable: imagefolder only: leave out pictures that do not open, instead of raising an error.
+        skip_unreadable: imagefolder only: leave out pictures that do not open, instead of raising an error; how many is
+            printed to standard error and kept in the splits.
+        copy_side: imagefolder only: read copies of this shorter side in pixels, which are made beside the splits when
+            pictures are first read.
 
     Raises:
         DataError: the dataset is unknown, absent, or not usable for training.
@@ -54,7 +59,7 @@ def prepare_dataset(
     if root is None:
         raise DataError(f"Dataset {name} needs a root: the folder where its files are.")
     if name == "imagefolder":
-        _prepare_image_folder(outputs, root, val_fraction, test_fraction, seed, skip_unreadable)
+        _prepare_image_folder(outputs, root, val_fraction, test_fraction, seed, skip_unreadable, copy_side)
     else:
         _prepare_cifar(name, outputs, root, download, val_fraction, seed)
 
@@ -84,6 +89,7 @@ def _prepare_image_folder(
     test_fraction: float,
     seed: int,
     skip_unreadable: bool,
+    copy_side: int | None,
 ) -> None:
     params: dict[str, Any] = {
         "name": "imagefolder",
@@ -91,6 +97,7 @@ def _prepare_image_folder(
         "val_fraction": val_fraction,
         "test_fraction": test_fraction,
         "skip_unreadable": skip_unreadable,
+        "copy_side": copy_side,
     }
     record = Record(params=params, seed=seed)
     folder = imagefolder.scan_image_folder(
@@ -98,5 +105,10 @@ def _prepare_image_folder(
     )
     info = SplitInfo(folder.classes, imagefolder.MEAN, imagefolder.STD)
     info = replace(info, root=str(root), unreadable=folder.unreadable)
+    if folder.unreadable:
+        print(f"{folder.unreadable} pictures under {root} do not open and were left out.", file=sys.stderr)
+    if copy_side is not None:
+        copies = Path(outputs["train"]).parent / f"copies_{copy_side}"
+        info = replace(info, copies=copies.as_posix(), copy_side=copy_side)
     for split, listing in folder.splits.items():
         save_manifest(outputs[split], listing.paths, listing.labels, info, record)

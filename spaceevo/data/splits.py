@@ -6,6 +6,7 @@ Each split file states its classes and normalisation beside the items, so the fi
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from spaceevo.artifacts import Record, read_table, read_tensors, write_table, write_tensors
+from spaceevo.artifacts import Record, read_table, read_tensors, write_bytes, write_table, write_tensors
 from spaceevo.data.names import ARRAY_SUFFIX, MANIFEST_SUFFIX
 from spaceevo.data.transforms import Box, Floats, centre_box, crop_resized, random_box
 from spaceevo.errors import DataError
 
 _ARRAY_KIND = "split"
 _MANIFEST_KIND = "manifest"
+
+COPY_QUALITY = 95  # of JPEG
 
 Labels = npt.NDArray[np.int64]
 
@@ -40,6 +43,8 @@ class SplitInfo:
         mean, std: of each channel, of pixels in [0, 1].
         root: where a manifest's pictures are; empty for arrays.
         unreadable: pictures of the whole dataset that were left out because they do not open.
+        copies: folder of resized copies of a manifest's pictures; empty where there are none.
+        copy_side: their shorter side, pixels.
     """
 
     classes: tuple[str, ...]
@@ -47,6 +52,8 @@ class SplitInfo:
     std: tuple[float, ...]
     root: str = ""
     unreadable: int = 0
+    copies: str = ""
+    copy_side: int = 0
 
     @staticmethod
     def from_content(content: Mapping[str, Any]) -> SplitInfo:
@@ -57,6 +64,8 @@ class SplitInfo:
             std=tuple(content["std"]),
             root=content["root"],
             unreadable=content["unreadable"],
+            copies=content["copies"],
+            copy_side=content["copy_side"],
         )
 
 
@@ -173,12 +182,31 @@ class FolderSplit(Split):
         """See `Split.fetch`."""
         images = []
         for position, index in enumerate(np.asarray(indices)):
-            picture = read_picture(Path(self.info.root) / self._paths[index])
+            picture = self._picture(self._paths[index])
             box: Box = centre_box(*picture.size)
             if crop_scale is not None and draws is not None:
                 box = random_box(*picture.size, crop_scale, draws[position])
             images.append(crop_resized(picture, box, resolution))
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+    def _picture(self, path: str) -> Image.Image:
+        """The picture, or its smaller copy, which is made when the picture is first asked for."""
+        original = Path(self.info.root) / path
+        if not self.info.copies:
+            return read_picture(original)
+        copy = Path(self.info.copies) / f"{path}.jpg"
+        if not copy.is_file():
+            write_bytes(copy, _smaller(read_picture(original), self.info.copy_side))
+        return read_picture(copy)
+
+
+def _smaller(picture: Image.Image, side: int) -> bytes:
+    """JPEG of a picture whose shorter side is `side` at most, with antialiasing."""
+    factor = min(side / min(picture.size), 1.0)
+    width, height = (max(round(length * factor), 1) for length in picture.size)
+    stream = io.BytesIO()
+    picture.resize((width, height), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=COPY_QUALITY)
+    return stream.getvalue()
 
 
 def read_picture(path: Path) -> Image.Image:

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaceevo.nn.blocks import block_plan
+from spaceevo.nn.depthwise import convolve_depthwise
 from spaceevo.nn.execute import execute
 from spaceevo.nn.plain import PlainBlock, PlainStage, plain_stage
 from spaceevo.nn.plan import Conv, Linear, Plan
+from spaceevo.nn.processes import mean_over_processes, several_processes
 from spaceevo.quant.grids import GridKind, grid_kinds
 from spaceevo.quant.quantizers import ActivationQuantizer, Precision, WeightQuantizer, activation_quantizer, fp32
 from spaceevo.space import BlockChoice, BlockType, StageChoice
@@ -56,14 +58,16 @@ class ElasticConv(nn.Module):
         weight = precision(self.quantizer, weight)
         if isinstance(op, Linear):
             return F.linear(x, weight, bias)
+        if op.groups > 1 and bias is None:
+            return convolve_depthwise(x, weight, op.stride)
         return F.conv2d(x, weight, bias, op.stride, op.kernel_size // 2, groups=op.groups)
 
 
 class ElasticNorm(nn.Module):
     """BatchNorm of the largest width, eps 1e-5.
 
-    In training mode it normalises by the batch and leaves its running statistics alone: those of an elastic network
-    belong to no subnet. They are recomputed for each extracted subnet.
+    In training mode it normalises by the batch, which several processes may share, and leaves its running statistics
+    alone: those of an elastic network belong to no subnet. They are recomputed for each extracted subnet.
     """
 
     eps = 1e-5
@@ -79,6 +83,12 @@ class ElasticNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         c = x.shape[1]
+        if self.training and several_processes():
+            mean = mean_over_processes(x.mean((0, 2, 3)))
+            centred = x - mean.view(-1, 1, 1)
+            var = mean_over_processes(centred.square().mean((0, 2, 3)))
+            gain = self.weight[:c] * (var + self.eps).rsqrt()
+            return centred * gain.view(-1, 1, 1) + self.bias[:c].view(-1, 1, 1)
         if self.training:
             return F.batch_norm(x, None, None, self.weight[:c], self.bias[:c], training=True, eps=self.eps)
         mean, var = self.running_mean[:c], self.running_var[:c]

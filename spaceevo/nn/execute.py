@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaceevo.nn.plan import Add, Conv, Gate, Linear, Plan, Pool
-from spaceevo.quant.grids import SMOOTH_ACTIVATIONS, before
-from spaceevo.quant.quantizers import HSIGMOID_QUANTIZER, SIGMOID_QUANTIZER, Precision
+from spaceevo.quant.grids import RECTIFIERS, SMOOTH_ACTIVATIONS, before
+from spaceevo.quant.quantizers import HSIGMOID_QUANTIZER, SIGMOID_QUANTIZER, Precision, int8
 
 
 class Layers(Protocol):
@@ -48,7 +48,8 @@ def execute(plan: Plan, layers: Layers, x: Tensor, precision: Precision) -> Tens
         if isinstance(op, Conv | Add):
             if op.activation in SMOOTH_ACTIVATIONS:
                 y = precision(layers.quantizers[before(op.output)], y)
-            y = activate(y, op.activation, precision)
+            if precision is not int8 or op.activation not in RECTIFIERS:  # whose grid computes them
+                y = activate(y, op.activation, precision)
         tensors[op.output] = precision(layers.quantizers[op.output], y)
     return tensors[plan.output]
 

@@ -39,6 +39,7 @@ SIGMOID_GRID = Grid(1.0 / 256, 0)  # fixed by TFLite's LOGISTIC kernel
 RELU6_MAX_SCALE = 6.0 / LEVELS
 
 SMOOTH_ACTIVATIONS = ("swish", "hswish")
+RECTIFIERS = ("relu", "relu6")  # activations that the ends of their grid compute
 
 
 def before(tensor: str) -> str:

@@ -17,6 +17,7 @@ from spaceevo.quant.fake_quantize import fake_quantize
 from spaceevo.quant.grids import (
     HSIGMOID_GRID,
     LEVELS,
+    RECTIFIERS,
     RELU6_MAX_SCALE,
     SIGMOID_GRID,
     WEIGHT_LEVELS,
@@ -50,8 +51,10 @@ class FixedQuantizer(nn.Module):
         return self.grid_
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = torch.tensor(self.grid_.scale, device=x.device)
-        return fake_quantize(x, scale, torch.zeros_like(scale) + self.grid_.zero_point, 0, LEVELS)
+        scale, zero_point = (
+            torch.full((), float(v), device=x.device) for v in (self.grid_.scale, self.grid_.zero_point)
+        )
+        return fake_quantize(x, scale, zero_point, 0, LEVELS)
 
 
 SIGMOID_QUANTIZER = FixedQuantizer(SIGMOID_GRID)
@@ -62,8 +65,9 @@ class ActivationQuantizer(nn.Module):
     """Per-tensor quantizer with a learned scale, and a learned offset where the grid's kind leaves one.
 
     Learned are log(scale) and, for affine grids, β; the zero point is z = round(−β / scale), clipped to 0 … 255, with
-    a straight-through gradient. Gradients are scaled by 1 / √(N · 255), N the number of features of one example
-    (LSQ, Esser et al. 2020).
+    a straight-through gradient. The ends of a relu or relu6 grid are the activation itself: what is before it and what
+    is after it are quantized to the same values, with the same gradients. Gradients are scaled by 1 / √(N · 255), N the
+    number of features of one example (LSQ, Esser et al. 2020).
     """
 
     def __init__(self, kind: GridKind) -> None:
@@ -102,7 +106,8 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scale = self.scale()
         gradient_scale = 1.0 / math.sqrt(x[0].numel() * LEVELS)
-        return fake_quantize(x, scale, self.zero_point(scale), 0, LEVELS, gradient_scale)
+        rectified = self.kind in RECTIFIERS
+        return fake_quantize(x, scale, self.zero_point(scale), 0, LEVELS, gradient_scale, rectified)
 
 
 class WeightQuantizer(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spaceevo.data.transforms import resize
+from spaceevo.data.pictures import Pictures
 from spaceevo.nn.network import stage_plan
 from spaceevo.nn.plan import plan_cost
 from spaceevo.nn.student import StageStudent
@@ -19,8 +19,10 @@ from spaceevo.progress import progress
 from spaceevo.quant.quantizers import int8
 from spaceevo.space import Stage, StageChoice, StageOptions, format_stage, sample_stage
 from spaceevo.train.blocks import Students, teacher_features
-from spaceevo.train.evaluate import EVALUATION_BATCH, recalibrate
+from spaceevo.train.evaluate import EVALUATION_BATCH, accelerator_device, recalibrate
 from spaceevo.train.losses import noise_to_signal
+
+RECALIBRATION_BATCH = 128
 
 
 def measure_block_losses(
@@ -32,20 +34,21 @@ def measure_block_losses(
     window. Each is extracted, its BatchNorm statistics recomputed, and its noise-to-signal ratio measured in INT8.
 
     Args:
-        train_images: normalised images [N, 3, H, W] that BatchNorm statistics are recomputed on.
-        val_images: normalised images that losses are measured on.
+        train_images: normalised images [N, 3, H, W], or pictures, that BatchNorm statistics are recomputed on.
+        val_images: the same, that losses are measured on.
 
     Returns:
         Columns stage, block_type, window, in_width, out_width, choice, resolution, loss, macs, params.
     """
-    teacher.eval()
+    device = accelerator_device()
+    teacher.to(device).eval()
     hyperspace = students.hyperspace
     rows = []
     combinations = list(_combinations(students))
     with progress("block losses", len(combinations) * samples * len(hyperspace.block_kd_resolutions)) as tick:
         for resolution in hyperspace.block_kd_resolutions:
-            train = _features(teacher, train_images, resolution)
-            val = _features(teacher, val_images, resolution)
+            train = _features(students, teacher, train_images, RECALIBRATION_BATCH, resolution)
+            val = _features(students, teacher, val_images, EVALUATION_BATCH, resolution)
             for stage, index, window, student, options, in_width in combinations:
                 height = hyperspace.map_size(stage.name, resolution)
                 rng = np.random.default_rng([seed, hyperspace.stages.index(stage), index, window, in_width, resolution])
@@ -85,10 +88,15 @@ def _combinations(
 
 
 @torch.no_grad()
-def _features(teacher: Teacher, images: Tensor, resolution: int) -> Mapping[str, Tensor]:
-    images = resize(images, resolution).contiguous(memory_format=torch.channels_last)
-    parts = [teacher_features(teacher, part) for part in torch.split(images, EVALUATION_BATCH)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def _features(
+    students: Students, teacher: Teacher, images: Tensor | Pictures, batch_size: int, resolution: int
+) -> list[Mapping[str, Tensor]]:
+    """The teacher's maps that the students read or are compared with, of each batch, on its device."""
+    pictures = Pictures.of_tensor(images, batch_size) if isinstance(images, Tensor) else images
+    device = next(teacher.parameters()).device
+    needed = {name for stage in students.stages for name in (students.before[stage.name], stage.name)}
+    features = (teacher_features(teacher, batch.to(device), students.last) for batch in pictures.batches(resolution))
+    return [{name: maps[name] for name in needed} for maps in features]
 
 
 @torch.no_grad()
@@ -98,9 +106,11 @@ def _loss(
     stage: Stage,
     in_width: int,
     choice: StageChoice,
-    train: Mapping[str, Tensor],
-    val: Mapping[str, Tensor],
+    train: Sequence[Mapping[str, Tensor]],
+    val: Sequence[Mapping[str, Tensor]],
 ) -> float:
-    plain = student.extract(train[before].shape[1], in_width, choice)
-    recalibrate(plain, partial(plain, precision=int8), [train[before]])
-    return float(noise_to_signal(plain(val[before], int8), val[stage.name]))
+    device = train[0][before].device
+    plain = student.extract(train[0][before].shape[1], in_width, choice).to(device)
+    recalibrate(plain, partial(plain, precision=int8), (maps[before] for maps in train))
+    outputs = torch.cat([plain(maps[before], int8) for maps in val])
+    return float(noise_to_signal(outputs, torch.cat([maps[stage.name] for maps in val])))

@@ -7,48 +7,55 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from spaceevo.data.transforms import resize
+from spaceevo.data.pictures import Pictures
 from spaceevo.nn.plain import Network
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.quantizers import Precision, int8
 from spaceevo.space import Subnet
-from spaceevo.train.evaluate import accuracy, recalibrate
-
-RECALIBRATION_BATCH = 64
+from spaceevo.train.evaluate import (
+    EVALUATION_BATCH,
+    RECALIBRATION_BATCH,
+    accelerator_device,
+    logits_of,
+    recalibrate,
+    share_right,
+)
 
 
 class SubnetEvaluator:
-    """Extracts, recalibrates and evaluates subnets on images that are resized once per resolution.
+    """Extracts, recalibrates and evaluates subnets, on a GPU where there is one.
 
     Args:
-        train_images: normalised images [N, 3, H, W] that BatchNorm statistics are recomputed on.
-        images, labels: normalised images [M, 3, H, W] and classes [M] that accuracy is measured on.
+        train_images: normalised images [N, 3, H, W], or pictures, that BatchNorm statistics are recomputed on.
+        images: normalised images [M, 3, H, W], or pictures, that accuracy is measured on.
+        labels: their classes [M].
     """
 
-    def __init__(self, supernet: Supernet, train_images: Tensor, images: Tensor, labels: Tensor) -> None:
+    def __init__(
+        self, supernet: Supernet, train_images: Tensor | Pictures, images: Tensor | Pictures, labels: Tensor | None
+    ) -> None:
         self.supernet = supernet
-        self.labels = labels
-        self._sources = train_images, images
-        self._resized: dict[int, tuple[Tensor, Tensor]] = {}
+        self.device = accelerator_device()
+        self._train = _pictures(train_images, RECALIBRATION_BATCH)
+        self._images = _pictures(images, EVALUATION_BATCH)
+        self._labels = self._images.labels if labels is None else labels
 
     def network(self, subnet: Subnet, precision: Precision = int8) -> Network:
-        """The subnet with BatchNorm statistics recomputed in this precision."""
-        network = self.supernet.extract(subnet)
-        train_images, _ = self._at(subnet.resolution)
-        recalibrate(network, partial(network, precision=precision), torch.split(train_images, RECALIBRATION_BATCH))
+        """The subnet with BatchNorm statistics recomputed in this precision, on the device that evaluates it."""
+        network = self.supernet.extract(subnet).to(self.device)
+        batches = (batch.to(self.device) for batch in self._train.batches(subnet.resolution))
+        recalibrate(network, partial(network, precision=precision), batches)
         return network
+
+    def logits(self, network: Network, precision: Precision = int8) -> Tensor:
+        """Logits [M, classes] of a network on the images of accuracy."""
+        return logits_of(network.to(self.device), self._images.batches(network.subnet.resolution), precision)
 
     def accuracy(self, subnet: Subnet, precision: Precision = int8) -> float:
         """Share of images, 0 to 1, that the recalibrated subnet classifies rightly."""
-        _, images = self._at(subnet.resolution)
-        return accuracy(self.network(subnet, precision), images, self.labels, precision)
-
-    def _at(self, resolution: int) -> tuple[Tensor, Tensor]:
-        if resolution not in self._resized:
-            train_images, images = self._sources
-            self._resized[resolution] = _prepared(train_images, resolution), _prepared(images, resolution)
-        return self._resized[resolution]
+        assert self._labels is not None
+        return share_right(self.logits(self.network(subnet, precision), precision), self._labels)
 
 
-def _prepared(images: Tensor, resolution: int) -> Tensor:
-    return resize(images, resolution).contiguous(memory_format=torch.channels_last)
+def _pictures(source: Tensor | Pictures, batch_size: int) -> Pictures:
+    return Pictures.of_tensor(source, batch_size) if isinstance(source, torch.Tensor) else source

@@ -47,6 +47,7 @@ class Students(nn.Module):
         self.options: dict[str, StageOptions] = {}
         names = [stage.name for stage in hyperspace.body]
         self.before = {stage.name: names[names.index(stage.name) - 1] for stage in self.stages}
+        self.last = max(stages, key=names.index)
         for stage in self.stages:
             widths = teacher.widths[self.before[stage.name]], teacher.widths[stage.name]
             for index in types:
@@ -69,9 +70,14 @@ def student_key(stage: Stage, block_type: int) -> str:
 
 
 @torch.no_grad()
-def teacher_features(teacher: Teacher, x: Tensor) -> Mapping[str, Tensor]:
-    """Output of every stage of the body for one batch, by stage name; one pass."""
-    return dict(teacher.features(x))
+def teacher_features(teacher: Teacher, x: Tensor, last: str | None = None) -> Mapping[str, Tensor]:
+    """Output of every stage of the body, up to the stage `last`, for one batch, by stage name; one pass."""
+    features: dict[str, Tensor] = {}
+    for name, maps in teacher.features(x):
+        features[name] = maps
+        if name == last:
+            break
+    return features
 
 
 def distill(
@@ -125,15 +131,27 @@ def _objective(
     def objective(step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
         rng = subnet_rng(task.seed, step)
         resolution = int(rng.choice(students.hyperspace.block_kd_resolutions))
-        features = teacher_features(teacher, resize(x, resolution))
-        for stage in students.stages:
-            source, target = features[students.before[stage.name]], features[stage.name]
-            for key, student, options in students.of_stage(stage):
-                for label, choice in _sandwich(student, options, random_choices, rng):
-                    output = student(source, choice.in_width, choice.stage, precision)
-                    yield f"{key}, {label}", noise_to_signal(output, target)
+        yield from students_losses(students, teacher, resize(x, resolution), random_choices, rng, precision)
 
     return objective
+
+
+def students_losses(
+    students: Students,
+    teacher: Teacher,
+    x: Tensor,
+    random_choices: int,
+    rng: np.random.Generator,
+    precision: Precision,
+) -> Iterator[tuple[str, Tensor]]:
+    """What is trained and its loss, for every choice that a step takes of every student; one pass of the teacher."""
+    features = teacher_features(teacher, x, students.last)
+    for stage in students.stages:
+        source, target = features[students.before[stage.name]], features[stage.name]
+        for key, student, options in students.of_stage(stage):
+            for label, choice in _sandwich(student, options, random_choices, rng):
+                output = student(source, choice.in_width, choice.stage, precision)
+                yield f"{key}, {label}", noise_to_signal(output, target)
 
 
 @torch.no_grad()

@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from spaceevo.quant.quantizers import Precision
 
 EVALUATION_BATCH = 250
+RECALIBRATION_BATCH = 64
+
+
+def accelerator_device() -> torch.device:
+    """The device that training would use: a GPU where there is one."""
+    device: torch.device = PartialState().device
+    return device
 
 
 @torch.no_grad()
@@ -32,11 +40,22 @@ def recalibrate(module: nn.Module, run: Callable[[Tensor], object], batches: Ite
 
 
 @torch.no_grad()
+def logits_of(network: nn.Module, batches: Iterable[Tensor], precision: Precision) -> Tensor:
+    """Logits [N, classes], on the CPU, of a network in eval mode on batches of images, computed on its device."""
+    device = next(network.parameters()).device
+    return torch.cat([network(batch.to(device), precision) for batch in batches]).cpu()
+
+
 def logits(network: nn.Module, x: Tensor, precision: Precision) -> Tensor:
-    """Logits [N, classes] of a network in eval mode on images [N, 3, H, W], computed in batches."""
-    return torch.cat([network(part, precision) for part in torch.split(x, EVALUATION_BATCH)])
+    """The same on images [N, 3, H, W]."""
+    return logits_of(network, torch.split(x, EVALUATION_BATCH), precision)
 
 
 def accuracy(network: nn.Module, x: Tensor, y: Tensor, precision: Precision) -> float:
     """Share of images, 0 to 1, whose largest logit is at the label."""
-    return float((logits(network, x, precision).argmax(1) == y).double().mean())
+    return share_right(logits(network, x, precision), y)
+
+
+def share_right(found: Tensor, y: Tensor) -> float:
+    """Share of logits [N, classes] whose largest is at the label, int64 [N]."""
+    return float((found.argmax(1) == y.cpu()).double().mean())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from spaceevo.data.loader import batches, steps_per_epoch
 from spaceevo.data.splits import Split
 from spaceevo.errors import ArtifactError, TrainingError
 from spaceevo.progress import progress
+from spaceevo.train.memory import keep_freed_memory
 
 CHECKPOINT_KIND = "checkpoint"
 
@@ -63,40 +66,65 @@ def train(
     """Train `module` in place; goes on from `task.checkpoint` where that is of the same run.
 
     Every step is a pure function of the state before it, the seed and the step's number, so an interrupted run ends
-    with the same weights as an uninterrupted one.
+    with the same weights as an uninterrupted one. Processes share each batch and end with the same weights; the first
+    one alone reports and writes checkpoints. With `recipe.ema`, the module ends with the average of its weights.
 
     Raises:
-        TrainingError: a loss is not finite; names the step, the learning rate and what was trained.
+        TrainingError: a loss is not finite, memory runs out, or processes cannot share a batch evenly.
     """
+    keep_freed_memory()
     module.to(accelerator.device).train()
     optimizer = _optimizer(module, recipe)
+    average = WeightAverage(module, recipe.ema) if recipe.ema else None
     per_epoch = steps_per_epoch(task.split, recipe.batch_size, drop_last=True)
     steps = max(round(recipe.epochs * per_epoch), 1)
     run = _fingerprint(module, recipe, task, record.params)
-    start = _restore(task.checkpoint, run, module, optimizer, record)
+    start = _restore(task.checkpoint, run, module, optimizer, average, record, accelerator)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    with progress(task.label, steps) as tick:
-        for step, (x, y) in _steps(task, recipe, start, steps, per_epoch):
+    with progress(task.label, steps, quiet=not accelerator.is_main_process) as tick:
+        for step, (x, y) in _steps(task, recipe, start, steps, per_epoch, accelerator):
             rate = learning_rate(recipe, step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            part = slice(accelerator.process_index, None, accelerator.num_processes)
-            losses: dict[str, Tensor] = {}
-            # Channels last: depthwise convolutions train several times faster so, on CPUs and on GPUs alike.
-            images = x[part].to(accelerator.device, non_blocking=True, memory_format=torch.channels_last)
-            for name, loss in objective(step, images, y[part].to(accelerator.device)):
-                accelerator.backward(loss)
-                losses[name] = loss.detach()
-            total = _checked(losses, step, rate, task)
-            _average_gradients(parameters, accelerator)
+            with _enough_memory(task, recipe, step):
+                losses = _back_propagate(objective, step, x, y, recipe, accelerator)
+            total = _checked(losses, _average_gradients(parameters, losses, accelerator), step, rate, task)
             nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
             optimizer.step()
+            if average is not None:
+                average.update(step)
             tick(step + 1, f"loss {total / len(losses):.3f}")
             due = (step + 1) % task.checkpoint_steps == 0 or step + 1 == steps
             if due and accelerator.is_main_process:
-                _save(task.checkpoint, run, step + 1, module, optimizer, record)
+                _save(task.checkpoint, run, step + 1, module, optimizer, average, record)
+    if average is not None:
+        average.to_module()
     module.eval()
+
+
+class WeightAverage:
+    """Exponential moving average of a module's parameters.
+
+    The decay starts low, (1 + step) / (10 + step), so that the random weights of the start are forgotten.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = dict(module.named_parameters())
+        self.shadow = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after step number `step`."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.shadow.values()), list(self.parameters.values()), 1 - decay)
+
+    @torch.no_grad()
+    def to_module(self) -> None:
+        """Give the module the averaged weights."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.shadow[name])
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -113,8 +141,14 @@ def finish(task: Task) -> None:
 
 
 def _steps(
-    task: Task, recipe: Recipe, start: int, steps: int, per_epoch: int
+    task: Task, recipe: Recipe, start: int, steps: int, per_epoch: int, accelerator: Accelerator
 ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """Number of each step and this process's share of its batch."""
+    if recipe.batch_size % accelerator.num_processes:
+        raise TrainingError(
+            f"{task.label}: {accelerator.num_processes} processes cannot share batches of {recipe.batch_size} evenly: "
+            "make batch_size a multiple of processes."
+        )
     step = start
     while step < steps:
         epoch, start_step = divmod(step, per_epoch)
@@ -129,11 +163,44 @@ def _steps(
             workers=task.workers,
             start_step=start_step,
             drop_last=True,
+            share=(accelerator.process_index, accelerator.num_processes),
         ):
             yield step, batch
             step += 1
             if step == steps:
                 return
+
+
+def _back_propagate(
+    objective: Objective, step: int, x: Tensor, y: Tensor, recipe: Recipe, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """Add the gradients of every loss of a step; returns the losses, still on the device."""
+    device = accelerator.device
+    # Channels last: depthwise convolutions train several times faster so, on CPUs and on GPUs alike.
+    images = x.to(device, non_blocking=True, memory_format=torch.channels_last)
+    stream = objective(step, images, y.to(device, non_blocking=True))
+    losses: dict[str, Tensor] = {}
+    while True:
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16 and device.type == "cuda"):
+            item = next(stream, None)
+        if item is None:
+            return losses
+        name, loss = item
+        accelerator.backward(loss)
+        losses[name] = loss.detach()
+
+
+@contextmanager
+def _enough_memory(task: Task, recipe: Recipe, step: int) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise TrainingError(
+            f"{task.label}: memory ran out at step {step}, with a batch_size of {recipe.batch_size}: lower it, to "
+            f"{max(recipe.batch_size // 2, 1)} for instance, or use more processes; the last checkpoint is kept."
+        ) from None
 
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -145,26 +212,31 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate)
 
 
-def _checked(losses: Mapping[str, Tensor], step: int, rate: float, task: Task) -> float:
-    total = float(torch.stack(list(losses.values())).sum())
-    if not math.isfinite(total):
-        culprit = next(name for name, loss in losses.items() if not bool(torch.isfinite(loss)))
+def _checked(losses: Mapping[str, Tensor], total: Tensor, step: int, rate: float, task: Task) -> float:
+    """The sum of all losses as a number, the one value of a step that is waited for."""
+    number = float(total)
+    if not math.isfinite(number):
+        culprits = [name for name, loss in losses.items() if not bool(torch.isfinite(loss))]
         raise TrainingError(
-            f"{task.label}: the loss of {culprit} is not finite at step {step} (learning rate {rate:.3g}): lower the "
-            "learning rate; the last good checkpoint is kept."
+            f"{task.label}: the loss of {(culprits or ['another process'])[0]} is not finite at step {step} "
+            f"(learning rate {rate:.3g}): lower the learning rate; the last good checkpoint is kept."
         )
-    return total
+    return number
 
 
-def _average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
-    """Mean gradient over processes; one bucket, because every step trains other parameters."""
+def _average_gradients(
+    parameters: list[nn.Parameter], losses: Mapping[str, Tensor], accelerator: Accelerator
+) -> Tensor:
+    """Mean gradient and mean sum of losses over processes; one bucket, because every step trains other parameters."""
+    total = torch.stack(list(losses.values())).sum()
     if accelerator.num_processes == 1:
-        return
+        return total
     trained = [p for p in parameters if p.grad is not None]  # the same on all processes: choices are seeded
-    flat = torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
-    means = accelerator.reduce(flat, reduction="mean").split([p.numel() for p in trained])
+    flat = torch.cat([*(p.grad.flatten() for p in trained if p.grad is not None), total.reshape(1)])
+    *means, mean_total = accelerator.reduce(flat, reduction="mean").split([*(p.numel() for p in trained), 1])
     for parameter, mean in zip(trained, means, strict=True):
         parameter.grad = mean.view_as(parameter)
+    return cast(Tensor, mean_total[0])
 
 
 def _fingerprint(module: nn.Module, recipe: Recipe, task: Task, params: Mapping[str, Any]) -> str:
@@ -177,23 +249,51 @@ def _fingerprint(module: nn.Module, recipe: Recipe, task: Task, params: Mapping[
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _save(path: Path, run: str, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, record: Record) -> None:
-    arrays = {f"module.{name}": tensor.detach().cpu().numpy() for name, tensor in module.state_dict().items()}
+def _save(
+    path: Path,
+    run: str,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    record: Record,
+) -> None:
+    tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
-            arrays[f"optimizer.{key}.{name}"] = value.detach().cpu().numpy()
+            tensors[f"optimizer.{key}.{name}"] = value
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.shadow.items()}
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
     write_tensors(path, CHECKPOINT_KIND, arrays, record, {"run": run, "step": step, "cost": record.cost()})
 
 
-def _restore(path: Path, run: str, module: nn.Module, optimizer: torch.optim.Optimizer, record: Record) -> int:
-    """Load the state of an unfinished run; returns the step to go on with, 0 where there is none to load."""
+def _restore(
+    path: Path,
+    run: str,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    record: Record,
+    accelerator: Accelerator,
+) -> int:
+    """Load the state of an unfinished run; returns the step to go on with, 0 where there is none to load.
+
+    A checkpoint of another run is kept under another name, and one sentence says so.
+    """
     if not path.is_file():
         return 0
     try:
         arrays, content = read_tensors(path, CHECKPOINT_KIND)
+        reason = "" if content["run"] == run else "is of other parameters, data or initial weights"
     except ArtifactError:
-        return 0  # a damaged checkpoint only costs time
-    if content["run"] != run:
+        reason = "is damaged"
+    accelerator.wait_for_everyone()  # all have read it before one renames it
+    if reason:
+        if accelerator.is_main_process:
+            aside = path.with_suffix(f".earlier{path.suffix}")
+            path.replace(aside)
+            print(f"{path} {reason}: training starts from its beginning; the file is kept as {aside}.", file=sys.stderr)
         return 0
     state = {name.removeprefix("module."): torch.from_numpy(a) for name, a in arrays.items() if name[:7] == "module."}
     module.load_state_dict(state)
@@ -202,6 +302,8 @@ def _restore(path: Path, run: str, module: nn.Module, optimizer: torch.optim.Opt
         for key in keys:
             value = torch.from_numpy(arrays[f"optimizer.{key}.{name}"])
             optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+        if average is not None:
+            average.shadow[name].copy_(torch.from_numpy(arrays[f"average.{name}"]))
     record.resume(content["cost"])
     return int(content["step"])
 

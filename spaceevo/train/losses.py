@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spaceevo.nn.processes import mean_over_processes
+
 RATIO_CLIP = 5.0  # of the importance weights of the α-divergence
 VARIANCE_EPSILON = 1e-6
 
@@ -19,7 +21,9 @@ def noise_to_signal(output: Tensor, target: Tensor) -> Tensor:
     Args:
         output, target: float32 [N, C, H, W].
     """
-    signal = target.var((0, 2, 3), unbiased=False).mean()
+    output, target = output.float(), target.float()  # of mixed precision
+    means = mean_over_processes(target.mean((0, 2, 3), keepdim=True))
+    signal = mean_over_processes((target - means).square().mean())
     return (output - target).square().mean() / (signal + VARIANCE_EPSILON)
 
 

@@ -20,14 +20,26 @@ from spaceevo.quant.quantizers import Precision, fp32, int8
 from spaceevo.space import Subnet, sample_subnet
 from spaceevo.train.loop import Objective, Task, subnet_rng, train
 from spaceevo.train.losses import alpha_divergence
+from spaceevo.train.sampling import Sampler, uniform
 
 
 def train_fp32(
-    supernet: Supernet, sandwich: Sandwich, recipe: Recipe, task: Task, record: Record, accelerator: Accelerator
+    supernet: Supernet,
+    sandwich: Sandwich,
+    recipe: Recipe,
+    task: Task,
+    record: Record,
+    accelerator: Accelerator,
+    sampler: Sampler | None = None,
 ) -> None:
-    """FP32 phase: the largest subnet alone, then the sandwich rule with in-place distillation from it, in place."""
+    """FP32 phase: the largest subnet alone, then the sandwich rule with in-place distillation from it, in place.
+
+    Args:
+        sampler: of the sandwich's random subnets; any subnet of the space where it is absent.
+    """
     steps = recipe.epochs * steps_per_epoch(task.split, recipe.batch_size, drop_last=True)
-    objective = _objective(supernet, sandwich, task, fp32, round(sandwich.largest_alone * steps))
+    alone = round(sandwich.largest_alone * steps)
+    objective = _objective(supernet, sandwich, task, fp32, alone, accelerator, sampler)
     train(supernet, objective, recipe, task, record, accelerator)
 
 
@@ -39,10 +51,13 @@ def train_int8(
     calibration_batches: int,
     record: Record,
     accelerator: Accelerator,
+    sampler: Sampler | None = None,
 ) -> None:
     """LSQ+ phase: grids initialised on a few batches of several subnets, then trained with the weights, in place."""
+    supernet.to(accelerator.device)
     calibrate_supernet(supernet, task, recipe.batch_size, calibration_batches)
-    train(supernet, _objective(supernet, sandwich, task, int8, 0), recipe, task, record, accelerator)
+    objective = _objective(supernet, sandwich, task, int8, 0, accelerator, sampler)
+    train(supernet, objective, recipe, task, record, accelerator)
 
 
 @torch.no_grad()
@@ -69,36 +84,49 @@ def calibration_runs(
     rng = subnet_rng(seed, 0)
     stream = batches(split, batch_size=batch_size, resolution=resolution, seed=seed, epoch=0, shuffle=True)
     supernet.train()
+    device = next(supernet.parameters()).device
     runs: list[Callable[[Precision], object]] = []
     for number, (x, _) in zip(range(calibration_batches), stream, strict=False):
+        x = x.to(device)
         for subnet in (space.largest, space.smallest, sample_subnet(space, rng), *(more if number == 0 else ())):
             runs.append(partial(supernet, x, subnet))
     return runs
 
 
-def _objective(supernet: Supernet, sandwich: Sandwich, task: Task, precision: Precision, steps_alone: int) -> Objective:
+def _objective(
+    supernet: Supernet,
+    sandwich: Sandwich,
+    task: Task,
+    precision: Precision,
+    steps_alone: int,
+    accelerator: Accelerator,
+    sampler: Sampler | None,
+) -> Objective:
     space = supernet.space
+    sample = sampler or uniform(space)
+    share = accelerator.process_index, accelerator.num_processes
 
     def objective(step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
         rng = subnet_rng(task.seed, step)
-        logits = supernet(x, space.largest, precision, dropout=_dropout(sandwich.dropout, task.seed, step))
+        logits = supernet(x, space.largest, precision, dropout=_dropout(sandwich.dropout, task.seed, step, share))
         yield space.largest.code, F.cross_entropy(logits, y, label_smoothing=sandwich.label_smoothing)
         if step < steps_alone:
             return
         target = logits.detach()
-        for student in (space.smallest, *(sample_subnet(space, rng) for _ in range(sandwich.random_subnets))):
+        for student in (space.smallest, *(sample(rng) for _ in range(sandwich.random_subnets))):
             yield student.code, alpha_divergence(supernet(x, student, precision), target)
 
     return objective
 
 
-def _dropout(probability: float, seed: int, step: int) -> Callable[[Tensor], Tensor] | None:
+def _dropout(probability: float, seed: int, step: int, share: tuple[int, int]) -> Callable[[Tensor], Tensor] | None:
     if probability == 0:
         return None
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
 
     def dropout(x: Tensor) -> Tensor:
-        kept = torch.rand(x.shape, generator=generator) >= probability
+        index, processes = share
+        kept = torch.rand((len(x) * processes, *x.shape[1:]), generator=generator)[index::processes] >= probability
         return x * kept.to(x.device) / (1 - probability)
 
     return dropout

@@ -1,3 +1,5 @@
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from spaceevo.artifacts import Record
 from spaceevo.config import Augment
 from spaceevo.data import clutter
 from spaceevo.data.loader import batches, materialise, steps_per_epoch
-from spaceevo.data.splits import Split, SplitInfo, load_split, save_array_split, save_manifest
+from spaceevo.data.splits import ArraySplit, Split, SplitInfo, load_split, save_array_split, save_manifest
 from spaceevo.errors import DataError
 
 SIZE = 23
@@ -126,3 +128,27 @@ def test_impossible_batch_size(split: Split, options: dict[str, int]) -> None:
 def test_impossible_limit(split: Split) -> None:
     with pytest.raises(DataError, match="limit"):
         materialise(split, 8, limit=0)
+
+
+@pytest.mark.parametrize("processes", [2, 5])
+def test_shares_of_processes_make_up_the_batches(split: Split, processes: int) -> None:
+    whole = run(split, drop_last=True)
+    shares = [run(split, drop_last=True, share=(index, processes)) for index in range(processes)]
+    for number, (x, y) in enumerate(whole):
+        for index, share in enumerate(shares):
+            assert torch.equal(share[number][0], x[index::processes])
+            assert torch.equal(share[number][1], y[index::processes])
+
+
+class Dying(ArraySplit):
+    """Ends the process that fetches its pictures."""
+
+    def fetch(self, *args: object, **options: object) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_a_worker_that_dies_is_a_data_error() -> None:
+    split = Dying(INFO, np.zeros((SIZE, 16, 16, 3), dtype=np.uint8), LABELS)
+    with pytest.raises(DataError, match=r"^A process that prepares pictures died \(.*lower workers; run again.*\.$"):
+        run(split, workers=1)

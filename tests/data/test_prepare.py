@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,32 @@ def test_clutter(tmp_path: Path) -> None:
         assert header["params"]["fragments"] == SMALL.fragments
 
 
-def test_image_folder(tmp_path: Path) -> None:
+def test_copies_of_an_image_folder(tmp_path: Path) -> None:
+    """Made once, when a picture is first read; from then on the original is not opened, and pixels stay the same."""
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        for index in range(10):
+            pixels = rng.integers(0, 256, (3 + index % 2, 6, 3), dtype=np.uint8)
+            smooth = Image.fromarray(pixels).resize((90, 60), Image.Resampling.BICUBIC)
+            smooth.save(tmp_path / "root" / name / f"{index}.jpg")
+    plain, copied = outputs(tmp_path / "plain", "imagefolder"), outputs(tmp_path / "copied", "imagefolder")
+    prepare_dataset("imagefolder", plain, seed=0, root=tmp_path / "root")
+    prepare_dataset("imagefolder", copied, seed=0, root=tmp_path / "root", copy_side=24)
+    split, original = load_split(copied["train"]), load_split(plain["train"])
+    folder = tmp_path / "copied" / "copies_24"
+    assert not folder.exists() and split.digest() != original.digest()
+    first, pixels = split.fetch(range(4), 16), original.fetch(range(4), 16)
+    assert 0 < float((first.float() - pixels.float()).abs().mean()) < 10
+    made = sorted(folder.rglob("*.jpg"))
+    assert len(made) == 4
+    assert all(min(Image.open(path).size) == 24 for path in made)
+    shutil.rmtree(tmp_path / "root")
+    (tmp_path / "root").mkdir()
+    assert np.array_equal(load_split(copied["train"]).fetch(range(4), 16), first)
+
+
+def test_image_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("ant", "bee"):
         (tmp_path / "root" / name).mkdir(parents=True)
         for index in range(10):
@@ -44,6 +70,7 @@ def test_image_folder(tmp_path: Path) -> None:
     (tmp_path / "root" / "ant" / "broken.png").write_bytes(b"")
     paths = outputs(tmp_path, "imagefolder")
     prepare_dataset("imagefolder", paths, seed=0, root=tmp_path / "root", skip_unreadable=True)
+    assert capsys.readouterr().err == f"1 pictures under {tmp_path / 'root'} do not open and were left out.\n"
     splits = {name: load_split(path) for name, path in paths.items()}
     assert {name: len(split) for name, split in splits.items()} == {"train": 16, "val": 2, "test": 2}
     for split in splits.values():

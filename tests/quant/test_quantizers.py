@@ -85,7 +85,8 @@ def test_activation_values_and_gradients(kind, low, high):
 
     y = quantizer(x)
     (y * upstream).sum().backward()
-    expected = reference(wide, scale, zero_point, 0, LEVELS, factor)
+    before = wide if kind == "affine" else wide.relu()  # the grid's lower end is the rectifier
+    expected = reference(before, scale, zero_point, 0, LEVELS, factor)
     gradients = torch.autograd.grad((expected * upstream.double()).sum(), [wide, *leaves])
 
     assert close(y, expected)
@@ -95,6 +96,41 @@ def test_activation_values_and_gradients(kind, low, high):
         assert close(quantizer.offset.grad, gradients[2])
     with torch.no_grad():
         assert torch.equal(quantizer(x), y)  # as it is evaluated
+
+
+@pytest.mark.parametrize("kind, activation", [("relu", torch.nn.functional.relu), ("relu6", torch.nn.functional.relu6)])
+def test_a_grid_that_is_a_rectifier_takes_its_input_too(kind, activation):
+    """With and without the activation before it, values and all gradients agree."""
+    quantizer = ActivationQuantizer(kind)
+    quantizer.set_range(0.0, 4.0)
+    x = 3 * torch.randn(6, 5, 7, 7, generator=torch.Generator().manual_seed(0))
+    results = []
+    for function in (activation, torch.clone):
+        leaf = x.clone().requires_grad_()
+        y = quantizer(function(leaf))
+        gradients = torch.autograd.grad((y * x.cos()).sum(), [leaf, quantizer.log_scale])
+        results.append((y, *gradients))
+    assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(*results, strict=True))
+    assert 0.3 < float((results[1][1] == 0).float().mean()) < 0.9
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("piece", [7, 64, 1 << 20])
+def test_pieces_and_layouts_make_no_difference(monkeypatch, piece, memory_format):
+    """The tensor is worked on in pieces, whatever its layout and that of the gradient."""
+    quantizer = ActivationQuantizer("affine")
+    quantizer.set_range(-2.0, 2.5)
+    x = 2 * torch.randn(3, 5, 6, 4, generator=torch.Generator().manual_seed(0))
+    upstream = x.sin()
+    whole = x.clone().requires_grad_()
+    expected = [quantizer(whole), *torch.autograd.grad(quantizer(whole), [whole, *quantizer.parameters()], upstream)]
+    monkeypatch.setattr("spaceevo.quant.fake_quantize.PIECE", piece)
+    for layout in (x.contiguous(memory_format=memory_format), x.transpose(2, 3).contiguous().transpose(2, 3)):
+        leaf = layout.clone().requires_grad_()
+        y = quantizer(leaf)
+        found = [y, *torch.autograd.grad(y, [leaf, *quantizer.parameters()], upstream)]
+        assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(found[2:], expected[2:], strict=True))
 
 
 def test_the_gradient_of_a_clamped_scale_of_relu6_is_none():

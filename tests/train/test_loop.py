@@ -14,7 +14,7 @@ from torch import nn
 from spaceevo.artifacts import Record, read_header, read_tensors
 from spaceevo.config import Augment, Recipe
 from spaceevo.errors import DataError, TrainingError
-from spaceevo.train.loop import CHECKPOINT_KIND, Task, finish, learning_rate, subnet_rng, train
+from spaceevo.train.loop import CHECKPOINT_KIND, Task, WeightAverage, finish, learning_rate, subnet_rng, train
 
 RECIPE = Recipe(epochs=2, batch_size=12, learning_rate=0.05, warmup=0.2, weight_decay=0.1)
 STEPS = 10  # of five full batches of 12 out of 64 images, twice
@@ -89,6 +89,37 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(setting, stop_at):
     assert not resumed.training
 
 
+@pytest.mark.parametrize("stop_at", [4, 9])
+def test_an_average_of_weights_resumes_too(setting, stop_at):
+    recipe = RECIPE.model_copy(update={"ema": 0.7})
+    whole, killed, resumed, last = Net(), Net(), Net(), Net()
+    setting.run(whole, recipe=recipe)
+    finish(setting.task)
+    with pytest.raises(KilledError):
+        setting.run(killed, recipe=recipe, stop_at=stop_at)
+    setting.run(resumed, recipe=recipe)
+    assert same(whole, resumed)
+    finish(setting.task)
+    setting.run(last)
+    assert not same(whole, last)  # the weights of the last step
+
+
+def test_the_average_follows_its_definition():
+    """With a decay that rises from 1/10 to its own."""
+    net, expected = nn.Linear(1, 1), 0.0
+    with torch.no_grad():
+        net.weight.fill_(0.0)
+    average = WeightAverage(net, decay=0.3)
+    for step, weight in enumerate((1.0, 2.0, -3.0, 5.0, 1.5)):
+        with torch.no_grad():
+            net.weight.fill_(weight)
+        average.update(step)
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight
+    average.to_module()
+    assert float(net.weight.detach()) == pytest.approx(expected)
+
+
 def test_a_run_that_was_finished_is_not_done_again(setting):
     """Its artifact may not have been written; its weights are in the last checkpoint."""
     first, second, third = Net(), Net(), Net()
@@ -110,20 +141,29 @@ def test_a_run_that_was_finished_is_not_done_again(setting):
         {"params": {"a": 2}},
         {"recipe": RECIPE.model_copy(update={"learning_rate": 0.01})},
         {"seed": 1},
+        {"recipe": RECIPE.model_copy(update={"ema": 0.9})},
         {"label": "another net"},
         {"resolution": 10},
         {"augment": None},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_checkpoint_of_another_run_is_ignored(setting, change):
+def test_a_checkpoint_of_another_run_is_put_aside(setting, change, capsys):
+    """One sentence says so, and nothing of it is lost."""
     with pytest.raises(KilledError):
         setting.run(Net(), stop_at=7)
+    before = setting.task.checkpoint.read_bytes()
+    capsys.readouterr()
     of_run = {key: change[key] for key in ("params", "recipe") if key in change}
     task = replace(setting.task, **{key: value for key, value in change.items() if key not in of_run})
     seen = []
     setting.run(Net(), task=task, seen=seen, **of_run)
     assert seen == list(range(STEPS))
+    aside = setting.task.checkpoint.with_suffix(".earlier.safetensors")
+    assert aside.read_bytes() == before
+    (sentence,) = [line for line in capsys.readouterr().err.splitlines() if "checkpoint" in line]
+    assert sentence.startswith(f"{setting.task.checkpoint} is of other parameters, data or initial weights")
+    assert str(aside) in sentence
 
 
 @pytest.mark.parametrize("other", [made_split(images=60), made_split(seed=1)], ids=["fewer", "as many"])
@@ -270,3 +310,37 @@ def test_random_subnets_of_a_step_depend_on_seed_and_step_alone():
     draws = {(seed, step): subnet_rng(seed, step).random() for seed in range(3) for step in range(3)}
     assert len(set(draws.values())) == 9
     assert subnet_rng(2, 1).random() == draws[2, 1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_memory_that_runs_out_says_what_to_lower(setting, error):
+    net = Net()
+
+    def objective(step, x, y):
+        yield from cross_entropy(net)(step, x, y)
+        if step == 7:
+            raise error
+
+    with pytest.raises(
+        TrainingError, match=r"^a net: memory ran out at step 7, with a batch_size of 12: lower it, to 6"
+    ):
+        setting.run(net, objective=objective)
+    _, content = read_tensors(setting.task.checkpoint, CHECKPOINT_KIND)
+    assert content["step"] == 6
+
+
+def test_other_errors_are_not_about_memory(setting):
+    def objective(step, x, y):
+        raise RuntimeError("shapes differ")
+        yield
+
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"):
+        setting.run(Net(), objective=objective)

@@ -32,6 +32,7 @@ def main(
 ) -> None:
     """Write `<stage>_<block type>.safetensors` into `folder` for each of `stages` and every block type."""
     torch.set_num_threads(threads)
+    accelerator = Accelerator()
     record = Record({"hyperspace": hyperspace, "blocks": blocks.model_dump(), "augment": augment.model_dump()}, seed)
     space = load_hyperspace(hyperspace)
     network, spec = load_teacher(teacher)
@@ -40,7 +41,9 @@ def main(
     resolution = space.block_kd_resolutions[-1]
     label = f"blocks of {', '.join(stages)}"
     task = Task(label, load_split(train), resolution, seed, checkpoint, augment, checkpoint_steps, workers)
-    distill(students, network, blocks, task, record, Accelerator())
+    distill(students, network, blocks, task, record, accelerator)
+    if not accelerator.is_main_process:
+        return
     for key, student in students.students.items():
         write_module(folder / f"{key}.safetensors", STUDENT_KIND, student, {"hyperspace": hyperspace}, spec, record)
     for phase in PHASES:

@@ -7,6 +7,7 @@ import torch
 from spaceevo.artifacts import Record, read_json
 from spaceevo.config import ExportParams
 from spaceevo.data.loader import materialise
+from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import load_split
 from spaceevo.export.description import file_description
 from spaceevo.export.simulation import simulate
@@ -16,6 +17,7 @@ from spaceevo.quant.graph import write_graph
 from spaceevo.quant.lower import lower, snap_biases
 from spaceevo.scripting import run
 from spaceevo.search.evaluator import SubnetEvaluator
+from spaceevo.train.evaluate import RECALIBRATION_BATCH
 
 
 def main(
@@ -38,14 +40,15 @@ def main(
     network, spec = load_supernet(supernet)
     resolution = network.space.hyperspace.resolutions[-1]
     subnet = network.space.subnet(read_json(seqnets, "seqnets")["seqnets"][name]["subnet"])
-    train_images, _ = materialise(load_split(train), resolution, export.recalibration_images, seed)
-    images, labels = materialise(load_split(test), resolution, export.verify_images, seed)
-    seqnet = SubnetEvaluator(network, train_images, images, labels).network(subnet)
+    images = export.recalibration_images
+    train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, images, seed)
+    test_images, labels = materialise(load_split(test), resolution, export.verify_images, seed)
+    seqnet = SubnetEvaluator(network, train_pictures, test_images, labels).network(subnet).cpu()
     snap_biases(seqnet)
     description = file_description(seqnet, spec, f"SEQnet@{device}-{name}")
     write_seqnet(output, seqnet, spec, record)
     write_graph(graph, lower(seqnet, description), record)
-    write_verification(verification, simulate(seqnet, images), record)
+    write_verification(verification, simulate(seqnet, test_images), record)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ import torch
 
 from spaceevo.artifacts import Record, write_table
 from spaceevo.config import LutParams
-from spaceevo.data.loader import materialise
+from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import load_split
 from spaceevo.nn.store import STUDENT_KIND, load_teacher, load_weights
 from spaceevo.scripting import run
-from spaceevo.search.block_losses import measure_block_losses
+from spaceevo.search.block_losses import RECALIBRATION_BATCH, measure_block_losses
 from spaceevo.search.lut import LUT_KIND
 from spaceevo.space import load_hyperspace
 from spaceevo.train.blocks import Students
+from spaceevo.train.evaluate import EVALUATION_BATCH
 
 
 def main(
@@ -37,9 +38,9 @@ def main(
     for key, student in students.students.items():
         load_weights(folder / f"{key}.safetensors", STUDENT_KIND, student)
     resolution = space.block_kd_resolutions[-1]
-    train_images, _ = materialise(load_split(train), resolution, lut.train_images, seed)
-    val_images, _ = materialise(load_split(val), resolution, lut.val_images, seed)
-    table = measure_block_losses(students, network, train_images, val_images, lut.samples, seed)
+    train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, lut.train_images, seed)
+    val_pictures = Pictures.of_split(load_split(val), resolution, EVALUATION_BATCH, lut.val_images, seed)
+    table = measure_block_losses(students, network, train_pictures, val_pictures, lut.samples, seed)
     write_table(output, LUT_KIND, table, record)
 
 

@@ -19,6 +19,7 @@ def main(dataset: Dataset, seed: int, train: Path, val: Path, test: Path) -> Non
         val_fraction=dataset.val_fraction,
         test_fraction=dataset.test_fraction,
         skip_unreadable=dataset.skip_unreadable,
+        copy_side=dataset.copy_side,
     )
 
 

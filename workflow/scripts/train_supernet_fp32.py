@@ -1,5 +1,6 @@
 """Train the supernet of a space in FP32: the first phase."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from spaceevo.nn.plain import initialise
 from spaceevo.nn.store import ImageSpec, write_supernet
 from spaceevo.nn.supernet import Supernet
 from spaceevo.scripting import run
+from spaceevo.search.sandwich import sandwich_sampler
 from spaceevo.space import parse_space
 from spaceevo.train.loop import Task, finish
 from spaceevo.train.supernet import train_fp32
@@ -29,10 +31,14 @@ def main(
     threads: int,
     checkpoint: Path,
     output: Path,
+    predictor: str = "",
+    budgets: str = "[]",
 ) -> None:
-    """Train all subnets of the space in `space` on the training split."""
+    """Train all subnets of the space in `space`; `predictor` and `budgets`, a JSON list, serve sampling near them."""
     torch.set_num_threads(threads)
     params = {"sandwich": sandwich.model_dump(), "fp32": recipe.model_dump(), "augment": augment.model_dump()}
+    accelerator = Accelerator()
+    params |= {"subnet_budgets": json.loads(budgets)}
     record = Record(params, seed)
     split = load_split(train)
     spec = ImageSpec.of(split)
@@ -40,11 +46,13 @@ def main(
     supernet = Supernet(evolved, len(spec.classes), spec.grid)
     initialise(supernet, torch.Generator().manual_seed(seed))
     resolution = evolved.hyperspace.resolutions[-1]
+    sampler = sandwich_sampler(sandwich, evolved, len(spec.classes), predictor, json.loads(budgets), seed)
     label = f"supernet {evolved.code} fp32"
     task = Task(label, split, resolution, seed, checkpoint, augment, checkpoint_steps, workers)
-    train_fp32(supernet, sandwich, recipe, task, record, Accelerator())
-    write_supernet(output, supernet, spec, record)
-    finish(task)
+    train_fp32(supernet, sandwich, recipe, task, record, accelerator, sampler)
+    if accelerator.is_main_process:
+        write_supernet(output, supernet, spec, record)
+        finish(task)
 
 
 if __name__ == "__main__":

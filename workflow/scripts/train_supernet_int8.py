@@ -1,5 +1,6 @@
 """Train the supernet with LSQ+ quantizers: the second phase, after which every subnet is accurate in INT8."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from spaceevo.config import Augment, Recipe, Sandwich
 from spaceevo.data.splits import load_split
 from spaceevo.nn.store import load_supernet, write_supernet
 from spaceevo.scripting import run
+from spaceevo.search.sandwich import sandwich_sampler
 from spaceevo.train.loop import Task, finish
 from spaceevo.train.supernet import train_int8
 
@@ -27,23 +29,29 @@ def main(
     threads: int,
     checkpoint: Path,
     output: Path,
+    predictor: str = "",
+    budgets: str = "[]",
 ) -> None:
-    """Start from the FP32 supernet in `supernet`."""
+    """Start from the FP32 supernet in `supernet`; `predictor` and `budgets`, a JSON list, serve sampling near them."""
     torch.set_num_threads(threads)
     params = {
         "sandwich": sandwich.model_dump(),
         "int8": recipe.model_dump(),
         "calibration_batches": calibration_batches,
         "augment": augment.model_dump(),
+        "subnet_budgets": json.loads(budgets),
     }
+    accelerator = Accelerator()
     record = Record(params, seed)
     network, spec = load_supernet(supernet)
     code, resolution = network.space.code, network.space.hyperspace.resolutions[-1]
+    sampler = sandwich_sampler(sandwich, network.space, len(spec.classes), predictor, json.loads(budgets), seed)
     label = f"supernet {code} int8"
     task = Task(label, load_split(train), resolution, seed, checkpoint, augment, checkpoint_steps, workers)
-    train_int8(network, sandwich, recipe, task, calibration_batches, record, Accelerator())
-    write_supernet(output, network, spec, record)
-    finish(task)
+    train_int8(network, sandwich, recipe, task, calibration_batches, record, accelerator, sampler)
+    if accelerator.is_main_process:
+        write_supernet(output, network, spec, record)
+        finish(task)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ def main(
 ) -> None:
     """Train `teacher` on the training split."""
     torch.set_num_threads(threads)
+    accelerator = Accelerator()
     record = Record({"hyperspace": hyperspace, "teacher": teacher.model_dump(), "augment": augment.model_dump()}, seed)
     split = load_split(train)
     spec = ImageSpec.of(split)
@@ -40,9 +41,10 @@ def main(
     if not teacher.pretrained:
         initialise(network, torch.Generator().manual_seed(seed))
     task = Task("teacher", split, resolutions[-1], seed, checkpoint, augment, checkpoint_steps, workers)
-    train_teacher(network, resolutions, teacher.label_smoothing, teacher.recipe, task, record, Accelerator())
-    write_module(output, TEACHER_KIND, network, {"model": teacher.model, "hyperspace": hyperspace}, spec, record)
-    finish(task)
+    train_teacher(network, resolutions, teacher.label_smoothing, teacher.recipe, task, record, accelerator)
+    if accelerator.is_main_process:
+        write_module(output, TEACHER_KIND, network, {"model": teacher.model, "hyperspace": hyperspace}, spec, record)
+        finish(task)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,15 @@ import torch
 
 from spaceevo.artifacts import Record, read_json, write_json
 from spaceevo.config import ExportParams
-from spaceevo.data.loader import materialise
+from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import load_split
-from spaceevo.data.transforms import resize
 from spaceevo.export.card import TestSplit, make_card
 from spaceevo.latency.devices import load_device, read_own_predictor
 from spaceevo.nn.store import load_seqnet, load_supernet
 from spaceevo.quant.quantizers import fp32, int8
 from spaceevo.scripting import run
 from spaceevo.search.evaluator import SubnetEvaluator
-from spaceevo.train.evaluate import logits
+from spaceevo.train.evaluate import EVALUATION_BATCH, RECALIBRATION_BATCH
 
 
 def main(
@@ -40,16 +39,18 @@ def main(
     network, _ = load_seqnet(seqnet)
     space, subnet = network.space, network.subnet
     resolution = space.hyperspace.resolutions[-1]
-    train_images, _ = materialise(load_split(train), resolution, export.recalibration_images, seed)
-    images, labels = materialise(load_split(test), resolution)
-    evaluator = SubnetEvaluator(load_supernet(supernet)[0], train_images, images, labels)
+    images = export.recalibration_images
+    train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, images, seed)
+    test_split = load_split(test)
+    pictures = Pictures.of_split(test_split, resolution, EVALUATION_BATCH)
+    evaluator = SubnetEvaluator(load_supernet(supernet)[0], train_pictures, pictures, None)
     card = make_card(
         f"SEQnet@{device}-{name}",
         space,
         subnet,
         {".tflite": tflite, ".onnx": onnx},
-        TestSplit(resize(images, subnet.resolution).numpy(), labels.numpy()),
-        logits(network, images, int8).numpy(),
+        TestSplit(lambda: (x.numpy() for x in pictures.batches(subnet.resolution)), test_split.labels),
+        evaluator.logits(network, int8).numpy(),
         evaluator.accuracy(subnet, fp32),
         read_own_predictor(predictor),
         load_device(device),

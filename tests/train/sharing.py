@@ -1,0 +1,50 @@
+"""One step of each training with all that a batch is normalised or masked by; run in one process or in several."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from made import GRID, made_split, randomise, small_hyperspace
+
+from spaceevo.artifacts import Record
+from spaceevo.config import Augment, BlocksParams, Recipe, Sandwich
+from spaceevo.nn import teacher as teachers
+from spaceevo.nn.plain import initialise
+from spaceevo.nn.supernet import Supernet
+from spaceevo.space import Space
+from spaceevo.train.blocks import Students, distill
+from spaceevo.train.loop import Task
+from spaceevo.train.supernet import train_fp32, train_int8
+
+SPACE = Space(small_hyperspace(), (0, 2), (1, 0))
+RECIPE = Recipe(epochs=0.25, batch_size=16, learning_rate=0.01, ema=0.9)  # one step
+
+
+def main(folder: Path) -> None:
+    """Leave the checkpoints of one step each in `folder`."""
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    split, augment = made_split(), Augment(shift=1, horizontal_flip=True)
+    task = Task("supernet", split, 12, 0, folder / "supernet.safetensors", augment, checkpoint_steps=1)
+    sandwich = Sandwich(random_subnets=2, dropout=0.3)
+    supernet = Supernet(SPACE, 4, GRID)
+    initialise(supernet, torch.Generator().manual_seed(0))
+    train_fp32(supernet, sandwich, RECIPE, task.phase("fp32"), Record({}), accelerator)
+    supernet = Supernet(SPACE, 4, GRID)
+    initialise(supernet, torch.Generator().manual_seed(0))
+    train_int8(supernet, sandwich, RECIPE, task.phase("int8"), 2, Record({}), accelerator)
+
+    teachers.parse_space = lambda code: SPACE
+    teacher = teachers.SubnetTeacher("small-02-10", SPACE.hyperspace, 4, GRID)
+    randomise(teacher, 0)
+    students = Students(SPACE.hyperspace, teacher.eval(), ["stage1"], [0, 2])
+    initialise(students, torch.Generator().manual_seed(0))
+    params = BlocksParams(random_choices=1, calibration_batches=1, fp32=RECIPE, int8=RECIPE)
+    blocks = replace(task, label="blocks", checkpoint=folder / "blocks.safetensors")
+    distill(students, teacher, params, blocks, Record({}), accelerator)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
