@@ -64,7 +64,7 @@ def test_commands_exist(page: Path) -> None:
     commands = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     lines = [line for block in blocks(str(page.relative_to(ROOT)), "sh") for line in block.splitlines()]
     lines += re.findall(r"`((?:make|spaceevo|python|snakemake|dvc) [^`\n]+)`", prose(page))
-    for line in (part for line in lines for part in line.split("&&")):
+    for line in (part for joined in lines for part in joined.split("&&")):
         tool, *arguments = shlex.split(line, comments=True)
         match tool:
             case "make":
