@@ -15,6 +15,7 @@ from workflow.failing import make_hook
 from workflow.micro import ROOT
 from workflow.team import BIN, call, cloned, copied, is_current, planned_rules, ran_stages, run, set_param
 
+REPORT = ("report", "report_tables")
 # `make share` of the project, without installing anything.
 SHARE = ("make", "-f", str(ROOT / "Makefile"), "share", f"BIN={BIN}", "INSTALLED=")
 
@@ -37,8 +38,8 @@ def test_a_clone_has_nothing_to_do(clone: Path) -> None:
 def test_a_change_in_a_clone_redoes_what_it_touches(clone: Path, tmp_path: Path) -> None:
     clone = copied(clone, tmp_path / "clone")
     set_param(clone, "report.dpi", 90)
-    assert planned_rules(clone) == {"report": 1}
-    assert ran_stages(run(clone, "dvc", "repro")) == {"report"}
+    assert planned_rules(clone) == dict.fromkeys(REPORT, 1)
+    assert ran_stages(run(clone, "dvc", "repro")) == {*REPORT}
     assert is_current(clone)
 
 
@@ -49,7 +50,7 @@ def test_a_change_before_sync_is_seen(finished: Path, tmp_path: Path) -> None:
     said = run(folder, "spaceevo", "sync")
     assert "search_subnets-cpu is to be redone, and what follows from it: search" in said
     planned = planned_rules(folder)
-    assert {"search_subnets", "extract_seqnet", "export_seqnet", "write_card", "report"} == set(planned)
+    assert {"search_subnets", "extract_seqnet", "export_seqnet", "write_card", *REPORT} == set(planned)
 
 
 def test_sync_refuses_files_that_differ(clone: Path, tmp_path: Path) -> None:
