@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaceevo.nn.blocks import block_plan
-from spaceevo.nn.depthwise import convolve_depthwise
 from spaceevo.nn.execute import execute
 from spaceevo.nn.plain import PlainBlock, PlainStage, plain_stage
 from spaceevo.nn.plan import Conv, Linear, Plan
@@ -58,8 +57,6 @@ class ElasticConv(nn.Module):
         weight = precision(self.quantizer, weight)
         if isinstance(op, Linear):
             return F.linear(x, weight, bias)
-        if op.groups > 1 and bias is None:
-            return convolve_depthwise(x, weight, op.stride)
         return F.conv2d(x, weight, bias, op.stride, op.kernel_size // 2, groups=op.groups)
 
 
