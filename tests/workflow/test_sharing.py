@@ -1,5 +1,6 @@
 """What one has made, others have: clones, caches and remotes, branches, and machines that differ."""
 
+import contextlib
 import getpass
 import json
 import os
@@ -153,7 +154,8 @@ def ssh_server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """Port and private key of an OpenSSH server on loopback, for the user that runs the tests."""
     sshd = shutil.which("sshd") or "/usr/sbin/sshd"
     if not Path(sshd).exists() and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(["apt-get", "install", "-y", "-q", "openssh-server"], capture_output=True, check=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(["apt-get", "install", "-y", "-q", "openssh-server"], capture_output=True, timeout=120)
     if not Path(sshd).exists():
         pytest.skip("there is no OpenSSH server, and it cannot be installed")
     folder = tmp_path / "ssh"
