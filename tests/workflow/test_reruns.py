@@ -165,7 +165,7 @@ def test_dvc_runs_what_it_plans_and_takes_back_what_it_knows(project: Path, tmp_
     project = copied(project, tmp_path / "project")
     before = (project / "results/report/front_cpu.svg").read_bytes()
     set_param(project, "report.colour", "#aa0000")
-    assert ran_stages(run(project, "dvc", "repro")) == {*REPORT}
+    assert ran_stages(run(project, "dvc", "repro")) == {"report"}, "the tables came out the same"
     assert is_current(project)
     assert (project / "results/report/front_cpu.svg").read_bytes() != before
     set_param(project, "devices.pixel4.subnet_budgets", ["70%", "75%", "80%", "85%", "91%"])

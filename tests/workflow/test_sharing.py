@@ -40,7 +40,7 @@ def test_a_change_in_a_clone_redoes_what_it_touches(clone: Path, tmp_path: Path)
     clone = copied(clone, tmp_path / "clone")
     set_param(clone, "report.dpi", 90)
     assert planned_rules(clone) == dict.fromkeys(REPORT, 1)
-    assert ran_stages(run(clone, "dvc", "repro")) == {*REPORT}
+    assert ran_stages(run(clone, "dvc", "repro")) == {"report"}, "the tables came out the same"
     assert is_current(clone)
 
 
