@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from workflow.micro import make_project, micro_params, snakemake
+from workflow.team import run
 
 from spaceevo.artifacts import read_header, read_json, read_table
 
@@ -14,18 +14,13 @@ DEVICES = ("pixel4", "cpu")
 NAMES = tuple(f"A{k}" for k in range(5))
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_project(tmp_path_factory.mktemp("project"), micro_params())
-    done = snakemake(folder)
-    assert done.returncode == 0, done.stderr[-5000:]
-    return folder / "results"
+@pytest.fixture
+def results(finished: Path) -> Path:
+    return finished / "results"
 
 
 def test_a_second_run_does_nothing(results: Path) -> None:
-    again = snakemake(results.parent)
-    assert again.returncode == 0
-    assert "Nothing to be done" in again.stdout + again.stderr
+    assert "Nothing to be done" in run(results.parent, "snakemake", "--cores", "2")
 
 
 def test_budgets_are_met_and_rise(results: Path) -> None:
