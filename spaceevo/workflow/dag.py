@@ -66,7 +66,6 @@ def plan_jobs(
             )
             workflow_api.dag(DAGSettings(targets=set(targets)))
             workflow = workflow_api._workflow
-            workflow.dag_settings = DAGSettings(targets=set(targets))
             workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
             workflow._build_dag()
         except Exception as error:

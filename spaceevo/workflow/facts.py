@@ -34,7 +34,12 @@ def hyperspace_digest(hyperspace: Hyperspace) -> str:
 def device_digest(device: Device) -> str:
     """Changes when the device's file or the predictor of a table does; where the project lies is no part of it."""
     predictor = device.predictor.read_bytes() if device.predictor else b""
-    return _short(device.model_dump_json(exclude={"predictor", "description"}).encode() + predictor)
+    return _short(device_text(device).encode() + predictor)
+
+
+def device_text(device: Device) -> str:
+    """JSON of what a device's file declares, as far as it matters."""
+    return device.model_dump_json(exclude={"predictor", "description"})
 
 
 def machine_facts() -> dict[str, dict[str, Any]]:

@@ -202,11 +202,12 @@ def _records(jobs: Sequence[PlannedJob], names: Mapping[str, Any]) -> Iterable[_
         values = {**names, **job.recorded}
         split = _train_split((*(job.recorded_inputs or ()), *job.outputs))
         images = 0 if split is None else count_images(split)
+        if images is None:
+            continue
         try:
-            assert images is not None
             setting = Setting(load_hyperspace(str(values["hyperspace"])), images, str(values["teacher"]["model"]))
             amount = work(job.rule, job.wildcards.get("stage"), values, setting)
-        except (AssertionError, KeyError, TypeError, SpaceEvoError):
+        except (KeyError, TypeError, SpaceEvoError):
             continue
         if amount > 0:
             yield _Recorded(amount, *cost)

@@ -15,6 +15,7 @@ import yaml
 import spaceevo
 from spaceevo.errors import SpaceEvoError
 from spaceevo.workflow.dag import PlannedJob
+from spaceevo.workflow.values import parsed
 
 DVC_FILE = Path("dvc.yaml")
 FACTS, MACHINE = "results/facts.json", "results/machine.json"
@@ -99,10 +100,10 @@ def _fact(name: str, value: str, job: PlannedJob) -> str | None:
     """Where results/facts.json has the digest that a parameter stands for; None for what is no digest."""
     match name:
         case "code":
-            script = next(key for key in yaml.safe_load(value) if key.endswith(".py"))
+            script = next(key for key in parsed(value) if key.endswith(".py"))
             return f"code.{Path(script).stem}"
         case "hyperspace file":
-            return f"hyperspaces.{next(iter(yaml.safe_load(value)))}"
+            return f"hyperspaces.{next(iter(parsed(value)))}"
         case "device file":
             return f"devices.{job.wildcards['device']}"
     return None

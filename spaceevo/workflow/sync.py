@@ -12,11 +12,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from spaceevo.artifacts import read_json
 from spaceevo.errors import ArtifactError, SpaceEvoError
 from spaceevo.workflow.dag import PlannedJob
-from spaceevo.workflow.stages import FACTS_STAGE, MACHINE, SYNC_STAGE, stage_name
+from spaceevo.workflow.stages import FACTS, FACTS_STAGE, MACHINE, SYNC_STAGE, stage_name
+from spaceevo.workflow.values import parsed
 
 UNCHANGED = ("not in cache",)  # states of an output that say nothing of its bytes here
 
@@ -43,12 +46,12 @@ def sync(jobs: Sequence[PlannedJob]) -> Synced:
     Raises:
         ArtifactError: files differ from dvc.lock, or are missing; the sentence names them.
     """
-    _snakemake("--allowed-rules", "machine_facts", "--", MACHINE)
+    _write_facts(jobs)
     states = dvc_status()
     differing = sorted(
         f"{path} ({state})"
         for name, entries in states.items()
-        if name != SYNC_STAGE
+        if name not in (FACTS_STAGE, SYNC_STAGE)
         for path, state in _section(entries, "changed outs")
         if state not in UNCHANGED
     )
@@ -61,6 +64,22 @@ def sync(jobs: Sequence[PlannedJob]) -> Synced:
     current = [path for job in jobs if stage_name(job) not in stale for path in job.outputs if path != MACHINE]
     touch(current)
     return Synced(tuple(current), {name: reason for name, reason in stale.items() if reason})
+
+
+def _write_facts(jobs: Iterable[PlannedJob]) -> None:
+    """Write anew the facts that differ from those here, for DVC to compare; those that came by DVC are of its lock."""
+    for job in jobs:
+        for path in {FACTS, MACHINE} & {*job.outputs}:
+            if _facts_in(path) != parsed(job.values["facts"]):
+                _snakemake("--force", "--allowed-rules", job.rule, "--", path)
+
+
+def _facts_in(path: str) -> Any:
+    """What a file of facts states; None where it is missing or damaged."""
+    try:
+        return read_json(path, Path(path).stem)
+    except ArtifactError:
+        return None
 
 
 def touch(paths: Sequence[str]) -> None:

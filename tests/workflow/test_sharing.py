@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from workflow.failing import make_hook
 from workflow.micro import ROOT
-from workflow.team import BIN, call, cloned, copied, is_current, planned_rules, ran_stages, run, set_param
+from workflow.team import BIN, append, call, cloned, copied, is_current, planned_rules, ran_stages, run, set_param
 
 REPORT = ("report", "report_tables")
 # `make share` of the project, without installing anything.
@@ -52,6 +52,15 @@ def test_a_change_before_sync_is_seen(finished: Path, tmp_path: Path) -> None:
     assert "search_subnets-cpu is to be redone, and what follows from it: search" in said
     planned = planned_rules(folder)
     assert {"search_subnets", "extract_seqnet", "export_seqnet", "write_card", *REPORT} == set(planned)
+
+
+def test_code_of_before_sync_is_seen(finished: Path, tmp_path: Path) -> None:
+    folder = cloned(finished, tmp_path / "clone")
+    run(folder, "dvc", "pull")
+    append(folder / "spaceevo/search/subnets.py", "\nADDED = 1\n")
+    said = run(folder, "spaceevo", "sync")
+    assert "search_subnets-pixel4 is to be redone, and what follows from it: code.search_subnets" in said
+    assert {"search_subnets", "extract_seqnet", "export_seqnet", "write_card", *REPORT} == set(planned_rules(folder))
 
 
 def test_sync_refuses_files_that_differ(clone: Path, tmp_path: Path) -> None:

@@ -27,6 +27,6 @@ rule machine_facts:
     log:
         "results/logs/machine_facts.log",
     params:
-        facts=lambda wildcards: Value("machine", MACHINES),
+        facts=lambda wildcards: Value("facts", MACHINES),
     shell:
         "python workflow/scripts/write_facts.py --kind machine --facts {params.facts:q} --output {output} 2> {log}"

@@ -4,7 +4,7 @@ from functools import cache
 from os.path import relpath
 
 from spaceevo.workflow.code import code_digests
-from spaceevo.workflow.facts import hyperspace_digest
+from spaceevo.workflow.facts import device_text, hyperspace_digest
 from spaceevo.workflow.values import Value
 
 
@@ -39,9 +39,7 @@ def hyperspace_file():
 def declared_device(wildcards):
     """The same for the file of a device, as far as it matters; of any device, with budgets or without."""
     device = DEVICES.get(wildcards.device) or load_device(wildcards.device)
-    return Value(
-        "device file", device.model_dump_json(exclude={"predictor", "description"})
-    )
+    return Value("device file", device_text(device))
 
 
 def machine(wildcards):
