@@ -1,5 +1,5 @@
 import pytest
-from made_up_run import Run, write_run
+from report.made_up_run import Run, write_run
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_run import SPACES, Run
 from matplotlib.image import imread
+from report.made_up_run import SPACES, Run
 
 from spaceevo.artifacts import Record, read_json, read_table, write_json
 from spaceevo.config import ReportParams

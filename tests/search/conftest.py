@@ -1,8 +1,8 @@
 """The LUT that most tests of the search share."""
 
 import pytest
-from luts import made_lut
 from made import small_hyperspace
+from search.luts import made_lut
 
 from spaceevo.search.lut import AccuracyLut
 

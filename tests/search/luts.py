@@ -3,10 +3,11 @@
 from itertools import product
 
 import numpy as np
+from made import declared
 
 from spaceevo.search.lut import AccuracyLut, Candidates, Floats
 from spaceevo.search.score import combinations
-from spaceevo.space import Hyperspace, Space, sample_space
+from spaceevo.space import Hyperspace, Space, parse_hyperspace, sample_space
 
 HEAD_MS = 0.5
 
@@ -41,6 +42,13 @@ def made_lut(hyperspace: Hyperspace, samples: int = 2, seed: int = 0) -> Accurac
     last = hyperspace.body[-1]
     head_ms = {(r, width): HEAD_MS + 0.001 * width for r, width in product(resolutions, last.widths)}
     return AccuracyLut(hyperspace, searched, fixed, head_ms)
+
+
+def many_lut(samples: int = 25) -> AccuracyLut:
+    """A table whose spaces have some 60,000 combinations each."""
+    document = declared()
+    document["stages"].insert(3, {**document["stages"][2], "name": "stage3", "widths": [24, 32, 40]})
+    return made_lut(parse_hyperspace("many", document), samples=samples)
 
 
 def quantiles(lut: AccuracyLut, *shares: float) -> tuple[float, ...]:

@@ -4,8 +4,8 @@ import re
 from itertools import product
 
 import pytest
-from luts import made_lut, quantiles
 from made import declared
+from search.luts import made_lut, quantiles
 
 from spaceevo.config import EvolutionSettings, QTSettings
 from spaceevo.errors import BudgetError

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from luts import made_lut, quantiles
-from test_score import many_lut
+from search.luts import made_lut, many_lut, quantiles
 
 from spaceevo.config import QTSettings
 from spaceevo.search.exact import _Bound, best_space

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from luts import draw, made_lut, quantiles
 from made import declared
+from search.luts import draw, made_lut, many_lut, quantiles
 
 from spaceevo.config import QTSettings
 from spaceevo.search.score import (
@@ -112,13 +112,6 @@ def test_the_score_is_what_sampling_tends_to(lut):
     within = np.sort(loss[latency_ms <= budget])
     assert found.shares[0] == pytest.approx(len(within) / samples, abs=0.01)
     assert found.losses[0] == pytest.approx(within[: samples // 10].mean(), rel=0.01)
-
-
-def many_lut(samples=25):
-    """A table whose spaces have some 60,000 combinations each."""
-    document = declared()
-    document["stages"].insert(3, {**document["stages"][2], "name": "stage3", "widths": [24, 32, 40]})
-    return made_lut(parse_hyperspace("many", document), samples=samples)
 
 
 @pytest.fixture(scope="module")
