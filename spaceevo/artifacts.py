@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,27 +49,31 @@ class Record:
     Attributes:
         params: the parameters the artifact depends on, by name; JSON-serialisable.
         seed: seed of all its randomness, or None where there is none.
-        earlier_wall_s, earlier_cpu_s: seconds already spent by an interrupted run that this one resumed.
+        earlier_wall_s, earlier_cpu_s, earlier_gpu_s: seconds already spent by an interrupted run that this one resumed.
     """
 
     params: Mapping[str, Any]
     seed: int | None = None
     earlier_wall_s: float = 0.0
     earlier_cpu_s: float = 0.0
+    earlier_gpu_s: float = 0.0
     _wall_start: float = field(default_factory=time.perf_counter)
     _cpu_start: float = field(default_factory=time.process_time)
 
     def cost(self) -> dict[str, float]:
-        """Wall and CPU seconds spent so far."""
+        """Wall seconds, CPU seconds of this process, and GPU seconds (wall time of each GPU held) spent so far."""
+        wall_s = time.perf_counter() - self._wall_start
         return {
-            "wall_s": round(self.earlier_wall_s + time.perf_counter() - self._wall_start, 3),
+            "wall_s": round(self.earlier_wall_s + wall_s, 3),
             "cpu_s": round(self.earlier_cpu_s + time.process_time() - self._cpu_start, 3),
+            "gpu_s": round(self.earlier_gpu_s + _gpus_held() * wall_s, 3),
         }
 
     def resume(self, cost: Mapping[str, float]) -> None:
         """Count what an interrupted run had already spent."""
         self.earlier_wall_s += cost["wall_s"]
         self.earlier_cpu_s += cost["cpu_s"]
+        self.earlier_gpu_s += cost.get("gpu_s", 0.0)
 
     def header(self, kind: str) -> dict[str, Any]:
         """The header of an artifact of this `kind` finished now."""
@@ -80,6 +85,14 @@ class Record:
             "seed": self.seed,
             "cost": self.cost(),
         }
+
+
+def _gpus_held() -> int:
+    """One for each process of this run where torch has taken hold of a GPU; torch is not loaded to find out."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return int(os.environ.get("WORLD_SIZE", "1"))  # as accelerate launch sets it
 
 
 @contextmanager

@@ -335,6 +335,18 @@ class DeviceParams(Section):
         return value
 
 
+class ComparisonParams(Section):
+    """Comparing a device's evolved space with uniform ones, which use one block type and middle widths throughout."""
+
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2), min_length=1, description="of trainings: each space is trained and searched once with each"
+    )
+    block_types: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, description="of the uniform spaces, by their digits in a space code; null: every one of the hyperspace"
+    )
+    random_subnets: Positive = Field(20, description="per budget, whose accuracies the error distributions show")
+
+
 class ReportParams(Section):
     """Figures of the report."""
 
@@ -365,6 +377,7 @@ class Params(Section):
     search: SearchParams
     export: ExportParams
     devices: dict[str, DeviceParams] = Field(min_length=1, description="by name: shipped, or a file in devices/")
+    comparison: ComparisonParams = ComparisonParams()
     report: ReportParams = ReportParams()
 
     @model_validator(mode="after")

@@ -5,7 +5,10 @@ import errno
 import json
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -105,16 +108,29 @@ def test_headers_say_where_an_artifact_comes_from(path):
     assert (header["kind"], header["schema_version"]) == (KIND, SCHEMA_VERSION)
     assert header["spaceevo_version"] == spaceevo.__version__
     assert (header["params"], header["seed"]) == (PARAMS, 7)
-    assert header["cost"].keys() == {"wall_s", "cpu_s"}
+    assert header["cost"].keys() == {"wall_s", "cpu_s", "gpu_s"}
+
+
+@pytest.mark.parametrize(("initialised", "processes", "gpus"), [(True, None, 1), (True, "4", 4), (False, "4", 0)])
+def test_gpu_seconds_are_the_wall_time_of_every_gpu_held(monkeypatch, initialised, processes, gpus):
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: initialised))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("WORLD_SIZE", processes)
+    record = Record({})
+    time.sleep(0.05)
+    cost = record.cost()
+    assert cost["gpu_s"] == pytest.approx(gpus * cost["wall_s"], abs=0.003)
 
 
 def test_costs_count_from_the_record_and_over_interruptions(tmp_path):
     record = Record({})
     first = record.cost()
-    record.resume({"wall_s": 100.0, "cpu_s": 200.0})
+    record.resume({"wall_s": 100.0, "cpu_s": 200.0, "gpu_s": 300.0})
     second = record.cost()
-    assert 0 <= first["wall_s"] < 60 and 0 <= first["cpu_s"] < 60
-    assert 100 <= second["wall_s"] < 160 and 200 <= second["cpu_s"] < 260
+    assert 0 <= first["wall_s"] < 60 and 0 <= first["cpu_s"] < 60 and first["gpu_s"] == 0
+    assert 100 <= second["wall_s"] < 160 and 200 <= second["cpu_s"] < 260 and second["gpu_s"] == 300
     write_json(tmp_path / "a.json", KIND, {}, record)
     assert read_header(tmp_path / "a.json")["cost"]["wall_s"] >= second["wall_s"]
 

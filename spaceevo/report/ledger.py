@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ class Cost:
     job: str
     wall_s: float
     cpu_s: float
+    gpu_s: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class StepCost:
     artifacts: int
     wall_s: float
     cpu_s: float
+    gpu_s: float
 
 
 def read_costs(results: Path, artifacts: Iterable[Path]) -> list[Cost]:
@@ -72,7 +74,9 @@ def read_costs(results: Path, artifacts: Iterable[Path]) -> list[Cost]:
         header = read_header(artifact)
         step, cost = "checkpoint import" if "checkpoint" in header["params"] else step, header["cost"]
         job = groups.get("job") or (path if step == "other" else "")
-        costs.append(Cost(path, step, groups.get("device") or "", job, cost["wall_s"], cost["cpu_s"]))
+        costs.append(
+            Cost(path, step, groups.get("device") or "", job, cost["wall_s"], cost["cpu_s"], cost.get("gpu_s", 0.0))
+        )
     order = {step: i for i, step in enumerate(STEPS)}
     return sorted(costs, key=lambda cost: order[cost.step])
 
@@ -89,6 +93,20 @@ def step_costs(costs: Iterable[Cost]) -> list[StepCost]:
             sum(len(written) for written in by_job.values()),
             sum(max(cost.wall_s for cost in written) for written in by_job.values()),
             sum(max(cost.cpu_s for cost in written) for written in by_job.values()),
+            sum(max(cost.gpu_s for cost in written) for written in by_job.values()),
         )
         for (step, device), by_job in jobs.items()
     ]
+
+
+def solution_costs(steps: Sequence[StepCost]) -> dict[str, tuple[float, float, float]]:
+    """Wall, CPU and GPU seconds behind one device's SEQnets, by device: its own steps and those that all share."""
+    devices = sorted({step.device for step in steps if step.device})
+    return {
+        device: (
+            sum(step.wall_s for step in steps if step.device in (device, "")),
+            sum(step.cpu_s for step in steps if step.device in (device, "")),
+            sum(step.gpu_s for step in steps if step.device in (device, "")),
+        )
+        for device in devices
+    }

@@ -19,6 +19,7 @@ from spaceevo.config import ReportParams, StudyParams
 from spaceevo.latency.study.findings import WORTHWHILE, Cost, Findings, Row, StepGain
 from spaceevo.latency.study.units import EXPAND, NARROW, PRECISIONS, WIDTH_LAYERS, Precision
 from spaceevo.report.figures import INK, MUTED, drawing, save
+from spaceevo.report.markdown import digits, figure_link, markdown_table
 
 OPERATORS, WIDTHS = "operators", "widths"  # the figures
 SLOWER = "#c8553d"
@@ -228,7 +229,7 @@ def summarise(findings: Findings, made: Circumstances) -> str:
             f"{made.channels} channels on a {made.height} × {made.height} map, stride 1, in company of others alike; "
             f"the inverted residual expands by {EXPAND:g}. What is no layer of its own (addition, pooling, gate, "
             "squeeze-and-excitation) is what it adds to a 1×1 convolution. ± is a 95 % interval.\n",
-            _image(OPERATORS, "Speed-up of INT8 over FP32"),
+            figure_link(OPERATORS, "Speed-up of INT8 over FP32"),
             *(f"### {TITLES[name].capitalize()}\n\n{_rows(rows)}" for name in TITLES if (rows := findings.group(name))),
         ]
     parts += [
@@ -236,7 +237,7 @@ def summarise(findings: Findings, made: Circumstances) -> str:
         "A width that is a multiple of a step, against those between its neighbours that are multiples of the next "
         "finer step alone. Convolutions are as wide at their input as at their output; of the inverted residual, with "
         f"{NARROW} channels at its ends, the inner width is meant.\n",
-        _image(WIDTHS, "Latency per multiply-accumulate by width"),
+        figure_link(WIDTHS, "Latency per multiply-accumulate by width"),
         _gains(findings.gains),
     ]
     return "\n".join(part for part in parts if part)
@@ -342,15 +343,15 @@ def _listed(widths: Sequence[int]) -> str:
 
 
 def _rows(rows: Iterable[Row]) -> str:
-    return _table(
+    return markdown_table(
         ("", "INT8 µs", "±", "FP32 µs", "±", "FP32 / INT8", "M MACs", "INT8 GMAC/s"),
         [
             (
                 row.quantity.name,
                 _us(row.int8),
-                _digits(1000 * row.int8.error_ms),
+                digits(1000 * row.int8.error_ms),
                 _us(row.fp32),
-                _digits(1000 * row.fp32.error_ms),
+                digits(1000 * row.fp32.error_ms),
                 "lost in noise" if row.speedup is None else f"**{row.speedup:.2f}**",
                 f"{row.macs / 1e6:.2f}" if row.quantity.less is None else "-",
                 f"{row.macs / 1e6 / row.int8.ms:.0f}" if row.quantity.less is None and row.int8.resolved else "-",
@@ -361,7 +362,7 @@ def _rows(rows: Iterable[Row]) -> str:
 
 
 def _gains(gains: Iterable[StepGain]) -> str:
-    return _table(
+    return markdown_table(
         ("layer", "", "multiples of", "against", "less per MAC", "widths compared", "no faster than the next multiple"),
         [
             (
@@ -391,18 +392,4 @@ def _percent(share: float) -> str:
 
 
 def _us(cost: Cost) -> str:
-    return _digits(1000 * cost.ms)
-
-
-def _digits(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-def _image(name: str, title: str) -> str:
-    return f"[![{title}]({name}.png)]({name}.svg)\n"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return digits(1000 * cost.ms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from spaceevo.report.figures import (
     draw_losses,
     save,
 )
-from spaceevo.report.ledger import Cost, read_costs, step_costs
+from spaceevo.report.ledger import Cost, StepCost, read_costs, solution_costs, step_costs
+from spaceevo.report.markdown import digits, figure_link, listed, markdown_table
 from spaceevo.report.results import DeviceResults, read_device
 from spaceevo.search.lut import LUT_KIND
 
@@ -86,12 +87,12 @@ def any_evolved(devices: Sequence[DeviceResults]) -> bool:
 
 def summarise(devices: Sequence[DeviceResults], costs: Sequence[Cost]) -> str:
     """The summary as Markdown; its figures are expected beside it."""
-    parts = [f"# Networks for {_listed(device.name for device in devices)}\n"]
+    parts = [f"# Networks for {listed(device.name for device in devices)}\n"]
     for device in devices:
         parts += [f"## {device.name}\n", f"{device.description}.\n" if device.description else ""]
         parts += [_seqnets(device), _space(device), _predictor(device)]
     if any_evolved(devices):
-        parts += ["## Losses of the blocks\n", _figure("losses", "INT8 loss by stage and block type")]
+        parts += ["## Losses of the blocks\n", figure_link("losses", "INT8 loss by stage and block type")]
     parts.append(_ledger(costs))
     return "\n".join(part for part in parts if part)
 
@@ -118,10 +119,10 @@ def _seqnets(device: DeviceResults) -> str:
             others = "a better subnet that measures" if count == 1 else f"{count} better subnets that measure"
             notes += f" {name} took the place of {others} over its budget."
     codes = "\n".join(f"- {', '.join(names)}: `{code}`" for code, names in by_code.items())
-    figures = _figure(f"front_{device.name}", f"Accuracy and latency on {device.name}") + _figure(
+    figures = figure_link(f"front_{device.name}", f"Accuracy and latency on {device.name}") + figure_link(
         f"footprint_{device.name}", f"Accuracy and memory on {device.name}"
     )
-    return f"### SEQnets\n\n{_table(CARD_HEADER, rows)}\n{notes}\n\n{codes}\n\n{figures}\n{_front(device)}"
+    return f"### SEQnets\n\n{markdown_table(CARD_HEADER, rows)}\n{notes}\n\n{codes}\n\n{figures}\n{_front(device)}"
 
 
 def _front(device: DeviceResults) -> str:
@@ -129,8 +130,8 @@ def _front(device: DeviceResults) -> str:
     front = device.subnets[device.subnets["on_front"]].sort_values("latency_ms")
     rows = [
         (
-            _ms(row["latency_ms"]),
-            "-" if pd.isna(row["measured_ms"]) else _ms(row["measured_ms"]),
+            digits(row["latency_ms"]),
+            "-" if pd.isna(row["measured_ms"]) else digits(row["measured_ms"]),
             f"{100 * row['accuracy']:.2f}",
             f"{row['file_kib']:.0f}",
             f"{row['activation_kib']:.1f}",
@@ -140,7 +141,9 @@ def _front(device: DeviceResults) -> str:
     ]
     return (
         f"<details><summary>The {len(rows)} subnets on the front</summary>\n\n"
-        + _table(("predicted ms", "measured ms", "INT8 % on val", "KiB of file", "KiB of activations", "subnet"), rows)
+        + markdown_table(
+            ("predicted ms", "measured ms", "INT8 % on val", "KiB of file", "KiB of activations", "subnet"), rows
+        )
         + "\nSizes of files are those of TFLite, about. `subnets.parquet` has the same of every subnet evaluated."
         + "\n\n</details>\n"
     )
@@ -156,9 +159,9 @@ def _card_row(name: str, card: dict[str, Any]) -> tuple[str, ...]:
         f"{card['params'] / 1e6:.3f}",
         ", ".join(f"{file['size_bytes'] / 1024:.0f}" for file in files),
         f"{card['activation_bytes'] / 1024:.1f}",
-        _ms(latency["budget_ms"]),
-        _ms(latency["predicted_ms"]) + (BEYOND if latency["predicted_beyond_fitted_range"] else ""),
-        "-" if measured is None else _ms(measured),
+        digits(latency["budget_ms"]),
+        digits(latency["predicted_ms"]) + (BEYOND if latency["predicted_beyond_fitted_range"] else ""),
+        "-" if measured is None else digits(measured),
         f"{100 * card['fp32_accuracy']:.2f}",
         ", ".join(f"{100 * file['int8_accuracy']:.2f}" for file in files),
         ", ".join(f"{100 * file['agreement_with_simulation']:.2f}" for file in files),
@@ -171,36 +174,36 @@ def _space(device: DeviceResults) -> str:
         (
             stage["stage"],
             f"**{stage['block']}**" if stage["searched"] else stage["block"],
-            _listed(stage["widths"]) or "classes",
-            _listed(stage["depths"]),
-            _listed(stage["kernel_sizes"]),
-            _listed(f"{ratio:g}" for ratio in stage["expand_ratios"]) or "-",
+            listed(stage["widths"]) or "classes",
+            listed(stage["depths"]),
+            listed(stage["kernel_sizes"]),
+            listed(f"{ratio:g}" for ratio in stage["expand_ratios"]) or "-",
             stage["activation"] or "-",
         )
         for stage in found["stages"]
     ]
-    table = _table(("stage", "block type", "widths", "depths", "kernels", "expand", "activation"), rows)
-    held = f"It holds {found['subnets']:,} subnets at {_listed(found['resolutions'])} pixels"
+    table = markdown_table(("stage", "block type", "widths", "depths", "kernels", "expand", "activation"), rows)
+    held = f"It holds {found['subnets']:,} subnets at {listed(found['resolutions'])} pixels"
     origin = _imported(device, held) if device.history is None else _evolved(device, device.history, held)
     parts = [f"### Space\n\n`{found['space']}`: {origin} Block types that were searched are bold.\n", table]
     if device.history is not None:
-        parts.append(_figure(f"evolution_{device.name}", f"Evolution of the space for {device.name}"))
+        parts.append(figure_link(f"evolution_{device.name}", f"Evolution of the space for {device.name}"))
     return "\n".join(parts)
 
 
 def _evolved(device: DeviceResults, history: pd.DataFrame, held: str) -> str:
     evolved = device.evolution
     budgets = [
-        f"{share:.0%} of its subnets within {_ms(budget)} ms"
+        f"{share:.0%} of its subnets within {digits(budget)} ms"
         for budget, share in zip(evolved["budgets_ms"], evolved["shares"], strict=True)
     ]
-    return f"Q-T score {evolved['score']:.3f}, the best of {len(history):,} spaces. {held}, {_listed(budgets)}."
+    return f"Q-T score {evolved['score']:.3f}, the best of {len(history):,} spaces. {held}, {listed(budgets)}."
 
 
 def _imported(device: DeviceResults, held: str) -> str:
     """Of a space that came with a published supernet: its file, and where its 8-bit grids come from."""
     grids = [
-        f"of its {kind} {_listed(f'{count:,} {origin}' for origin, count in counts.items())}"
+        f"of its {kind} {listed(f'{count:,} {origin}' for origin, count in counts.items())}"
         for kind, counts in device.evolution["grids"].items()
     ]
     return f"imported from `{device.evolution['checkpoint']}`, 8-bit grids {'; '.join(grids)}. {held}."
@@ -218,9 +221,9 @@ def _predictor(device: DeviceResults) -> str:
     ]
     header = ("tested on", "number", "% within 5 %", "% within 10 %", "% within 15 %", "mean abs. error %")
     parts = ["### Latency predictor\n", f"{device.predictor.notes}\n" if device.predictor.notes else ""]
-    parts.append(_table(header, rows) if rows else "It was not tested on unseen networks.\n")
+    parts.append(markdown_table(header, rows) if rows else "It was not tested on unseen networks.\n")
     if device.profile is not None:
-        parts.append(_figure(f"latency_{device.name}", f"Predicted and measured latency on {device.name}"))
+        parts.append(figure_link(f"latency_{device.name}", f"Predicted and measured latency on {device.name}"))
     return "\n".join(part for part in parts if part)
 
 
@@ -235,36 +238,24 @@ def _error_rows(errors: Any, name: str = "") -> list[tuple[str, dict[str, Any]]]
 
 def _ledger(costs: Sequence[Cost]) -> str:
     steps = step_costs(costs)
-    rows = [
-        (step.step, step.device or "all", str(step.artifacts), f"{step.wall_s:,.1f}", f"{step.cpu_s:,.1f}")
-        for step in steps
-    ]
-    total = f"**{sum(step.wall_s for step in steps):,.1f}**", f"**{sum(step.cpu_s for step in steps):,.1f}**"
-    rows.append(("**all**", "", str(len(costs)), *total))
-    each = [(f"`{cost.path}`", f"{cost.wall_s:,.1f}", f"{cost.cpu_s:,.1f}") for cost in costs]
+    rows = [(step.step, step.device or "all", str(step.artifacts), *_seconds(step)) for step in steps]
+    wall_s, cpu_s, gpu_s = (sum(getattr(step, unit) for step in steps) for unit in ("wall_s", "cpu_s", "gpu_s"))
+    rows.append(("**all**", "", str(len(costs)), f"**{wall_s:,.1f}**", f"**{cpu_s:,.1f}**", f"**{gpu_s:,.1f}**"))
+    each = [(f"`{cost.path}`", *_seconds(cost)) for cost in costs]
+    units = ("wall s", "CPU s", "GPU s")
+    solutions = [(device, *(f"{cost:,.1f}" for cost in spent)) for device, spent in solution_costs(steps).items()]
     return (
         "## Costs\n\nAs the artifacts state them; interrupted runs that were resumed count in full. Artifacts of one "
-        "job share its cost, which counts once.\n\n"
-        + _table(("step", "device", "artifacts", "wall s", "CPU s"), rows)
+        "job share its cost, which counts once. CPU seconds are those of a job's first process, GPU seconds the wall "
+        "time of every GPU that it held.\n\n"
+        + markdown_table(("step", "device", "artifacts", *units), rows)
+        + "\nWhat one device's SEQnets cost, with what all devices share counted in full:\n\n"
+        + markdown_table(("device", *units), solutions)
         + "\n<details><summary>Every artifact</summary>\n\n"
-        + _table(("artifact", "wall s", "CPU s"), each)
+        + markdown_table(("artifact", *units), each)
         + "\n</details>\n"
     )
 
 
-def _figure(name: str, title: str) -> str:
-    return f"[![{title}]({name}.png)]({name}.svg)\n"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _listed(values: Iterable[object]) -> str:
-    return ", ".join(str(value) for value in values)
-
-
-def _ms(milliseconds: float) -> str:
-    """Three significant digits, without an exponent."""
-    return f"{milliseconds:.3g}" if milliseconds < 1000 else f"{milliseconds:.0f}"
+def _seconds(cost: Cost | StepCost) -> tuple[str, str, str]:
+    return f"{cost.wall_s:,.1f}", f"{cost.cpu_s:,.1f}", f"{cost.gpu_s:,.1f}"

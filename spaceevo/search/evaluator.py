@@ -42,8 +42,12 @@ class SubnetEvaluator:
 
     def network(self, subnet: Subnet, precision: Precision = int8) -> Network:
         """The subnet with BatchNorm statistics recomputed in this precision, on the device that evaluates it."""
-        network = self.supernet.extract(subnet).to(self.device)
-        batches = (batch.to(self.device) for batch in self._train.batches(subnet.resolution))
+        return self.recalibrated(self.supernet.extract(subnet), precision)
+
+    def recalibrated(self, network: Network, precision: Precision = int8) -> Network:
+        """The same of a network from elsewhere, which is changed."""
+        network = network.to(self.device)
+        batches = (batch.to(self.device) for batch in self._train.batches(network.subnet.resolution))
         recalibrate(network, partial(network, precision=precision), batches)
         return network
 
@@ -53,8 +57,12 @@ class SubnetEvaluator:
 
     def accuracy(self, subnet: Subnet, precision: Precision = int8) -> float:
         """Share of images, 0 to 1, that the recalibrated subnet classifies rightly."""
+        return self.accuracy_of(self.network(subnet, precision), precision)
+
+    def accuracy_of(self, network: Network, precision: Precision = int8) -> float:
+        """The same of a network that is recalibrated already."""
         assert self._labels is not None
-        return share_right(self.logits(self.network(subnet, precision), precision), self._labels)
+        return share_right(self.logits(network, precision), self._labels)
 
 
 def _pictures(source: Tensor | Pictures, batch_size: int) -> Pictures:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from spaceevo.errors import ArtifactError, ParamsError, SpaceEvoError
 from spaceevo.space import load_hyperspace
 from spaceevo.workflow.dag import PARAMS_FILE, PlannedJob
 from spaceevo.workflow.values import parsed
-from spaceevo.workflow.work import JOB, UNITS, Setting, count_images, foreseen_images, work
+from spaceevo.workflow.work import JOB, SCRIPT_OF, UNITS, Setting, count_images, foreseen_images, work
 
 HOUR_S = 3600.0
 PAPER_GPU_HOURS = 25.0  # of the search for one device's space, as the paper states
@@ -124,7 +124,8 @@ def plan_costs(jobs: Sequence[PlannedJob], params: Params, gpu_rate: float = GPU
     setting = Setting(load_hyperspace(params.hyperspace), images, params.teacher.model)
     by_rule: dict[str, list[PlannedJob]] = {}
     for job in jobs:
-        by_rule.setdefault(job.rule, []).append(job)
+        rule = SCRIPT_OF.get(job.rule, job.rule)
+        by_rule.setdefault(rule, []).append(replace(job, rule=rule))
     recorded_setting = _recorded_names(jobs)
     rules = tuple(
         _expected(rule, some, setting, [*_records(some, recorded_setting)], gpu_rate) for rule, some in by_rule.items()

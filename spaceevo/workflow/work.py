@@ -35,14 +35,18 @@ UNITS = {
     "train_supernet_fp32": MAC,
     "train_supernet_int8": MAC,
     "search_subnets": MAC,
+    "compare_space": MAC,
     "extract_seqnet": MAC,
     "write_card": MAC,
 }
+# Rules that run the script of another one.
+SCRIPT_OF = {"compare_supernet_fp32": "train_supernet_fp32", "compare_supernet_int8": "train_supernet_int8"}
 
 TRAINING = 3  # passes forward that a step forward and backward takes
 SIMULATED = 2  # passes in FP32 that one takes in which INT8 is simulated
 RANDOM_SPACES = 16
 CLASSES = 100
+SUBNET_BUDGETS = 5
 IMAGENET = 1_281_167  # pictures to train on
 CIFAR = 50_000
 
@@ -108,6 +112,11 @@ def work(rule: str, stage: str | None, values: Values, setting: Setting) -> floa
         case "search_subnets":
             images = values["search"]["recalibration_images"] + values["search"]["val_images"]
             return float(SIMULATED * values["search"]["settings"]["evaluations"] * images * mean.random)
+        case "compare_space":
+            images = values["search"]["recalibration_images"] + values["search"]["val_images"]
+            drawn = SUBNET_BUDGETS * values["comparison.random_subnets"]
+            subnets = values["search"]["settings"]["evaluations"] + drawn
+            return float(SIMULATED * subnets * images * mean.random)
         case "extract_seqnet" | "write_card":
             images = values["export"]["recalibration_images"] + values["export"]["verify_images"]
             return float(SIMULATED * images * mean.random)

@@ -52,7 +52,7 @@ def test_results_are_made_by_the_workflow(page: Path) -> None:
 
 
 def test_the_table_of_artifacts_names_rules() -> None:
-    declared = set(re.findall(r"^ *rule (\w+):", rules(), re.MULTILINE))
+    declared = set(re.findall(r"^ *(?:rule|use rule \w+ as) (\w+)(?::| with:)", rules(), re.MULTILINE))
     lines = (ROOT / "docs" / "architecture.md").read_text().splitlines()
     last_cells = [line.split("|")[-2] for line in lines if line.startswith("| `results/")]
     assert {name for cell in last_cells for name in re.findall(r"\w+", cell)} == declared

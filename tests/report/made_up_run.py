@@ -36,7 +36,7 @@ class Costing(Record):
     """A record of a known cost."""
 
     def cost(self) -> dict[str, float]:
-        return {"wall_s": self.earlier_wall_s, "cpu_s": self.earlier_cpu_s}
+        return {"wall_s": self.earlier_wall_s, "cpu_s": self.earlier_cpu_s, "gpu_s": self.earlier_gpu_s}
 
 
 def costing(wall_s: float, cpu_s: float) -> Record:

@@ -70,9 +70,9 @@ def cloned(project: Path, folder: Path) -> Path:
     return folder
 
 
-def planned_rules(project: Path) -> dict[str, int]:
-    """How many jobs of each rule Snakemake would run."""
-    said = run(project, "snakemake", "--dry-run")
+def planned_rules(project: Path, *targets: str) -> dict[str, int]:
+    """How many jobs of each rule Snakemake would run, for everything or for these targets."""
+    said = run(project, "snakemake", "--dry-run", *targets)
     if "Nothing to be done" in said:
         return {}
     table = said.split("Job stats:")[1].split("total")[0].splitlines()

@@ -151,7 +151,7 @@ def test_ctrl_c_in_the_middle_of_training(name: str, project: Path, tmp_path: Pa
     # The cost of an interrupted run is counted in the artifact: a large one in the checkpoint shows it was read.
     arrays, content = read_tensors(checkpoint, CHECKPOINT_KIND)
     assert content["step"] > 0
-    content["cost"] = {"wall_s": 1e6, "cpu_s": 1e6}
+    content["cost"] = {"wall_s": 1e6, "cpu_s": 1e6, "gpu_s": 0.0}
     write_tensors(checkpoint, CHECKPOINT_KIND, arrays, Record({}), content)
     done = run(project, words)
     assert done.returncode == 0, done.stderr

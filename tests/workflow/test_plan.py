@@ -22,7 +22,8 @@ TEACHER = "results/teacher.safetensors"
 def values() -> dict[str, Any]:
     """The parameters as rules name them."""
     params = micro_params()
-    return {**params, **{f"supernet.{key}": value for key, value in params["supernet"].items()}}
+    sections = ("supernet", "comparison")
+    return params | {f"{name}.{key}": value for name in sections for key, value in params[name].items()}
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def rule(found: dict[str, Any], name: str) -> dict[str, Any]:
 def test_work_grows_with_pictures_or_what_takes_them(name: str) -> None:
     key = {
         "measure_block_losses": ("lut", ("train_images", "val_images")),
+        "compare_space": ("search", ("recalibration_images", "val_images")),
         "search_subnets": ("search", ("recalibration_images", "val_images")),
         "extract_seqnet": ("export", ("recalibration_images", "verify_images")),
         "write_card": ("export", ("recalibration_images", "verify_images")),

@@ -47,6 +47,14 @@ for name, space in CHECKPOINT_SPACES.items():
         )
 
 
+for index in PARAMS.comparison.block_types or ():
+    if index >= len(HYPERSPACE.block_types):
+        raise WorkflowError(
+            f"comparison.block_types: {HYPERSPACE.name} has no block type {index}; its digits are 0 to "
+            f"{len(HYPERSPACE.block_types) - 1}."
+        )
+
+
 MACHINES = machine_facts()
 
 STAGES = [stage.name for stage in HYPERSPACE.searched_stages]
@@ -57,6 +65,15 @@ MEASURED = [name for name, device in DEVICES.items() if device.measured]
 TABLES = [name for name, device in DEVICES.items() if not device.measured]
 
 EVOLVED = [name for name in DEVICES if name not in CHECKPOINT_SPACES]
+
+# Spaces that are compared, by the folders of their runs: the evolved one, and uniform ones by block type.
+COMPARED = [
+    "evolved",
+    *(
+        f"uniform{index}"
+        for index in PARAMS.comparison.block_types or range(len(HYPERSPACE.block_types))
+    ),
+]
 
 SUFFIX = split_suffix(PARAMS.dataset.name)
 DATA = {
@@ -83,3 +100,5 @@ wildcard_constraints:
     device=any_of(DEVICES),
     stage=any_of(STAGES),
     name="A[0-4]",
+    space=any_of(COMPARED),
+    seed=r"\d+",

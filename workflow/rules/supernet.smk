@@ -24,7 +24,7 @@ rule train_supernet_fp32:
         "{resources.launcher} workflow/scripts/train_supernet_fp32.py --space {input.space} --train {input.train} "
         "--sandwich {params.sandwich:q} --recipe {params.recipe:q} --augment {params.augment:q} "
         "--seed {params.seed} --workers {resources.workers} --checkpoint-steps {resources.checkpoint_steps} "
-        "--threads {threads} --checkpoint results/checkpoints/supernet_fp32_{wildcards.device}.safetensors "
+        "--threads {threads} --checkpoint results/checkpoints/$(basename {log} .log).safetensors "
         "--predictor={input.predictor} --budgets={params.budgets:q} --output {output} 2> {log}"
 
 
@@ -55,7 +55,7 @@ rule train_supernet_int8:
         "--sandwich {params.sandwich:q} --recipe {params.recipe:q} "
         "--calibration-batches {params.calibration_batches} --augment {params.augment:q} "
         "--seed {params.seed} --workers {resources.workers} --checkpoint-steps {resources.checkpoint_steps} "
-        "--threads {threads} --checkpoint results/checkpoints/supernet_int8_{wildcards.device}.safetensors "
+        "--threads {threads} --checkpoint results/checkpoints/$(basename {log} .log).safetensors "
         "--predictor={input.predictor} --budgets={params.budgets:q} --output {output} 2> {log}"
 
 

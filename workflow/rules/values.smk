@@ -64,6 +64,18 @@ def sampled_budgets(wildcards):
     return knob("devices.{device}.subnet_budgets")(wildcards) if near else "[]"
 
 
+def compared_space(wildcards):
+    """The file of a space that is compared."""
+    if wildcards.space == "evolved":
+        return f"results/{wildcards.device}/space.json"
+    return f"results/{wildcards.device}/comparison/{wildcards.space}/space.json"
+
+
+def run_seed(wildcards):
+    """A parameter of rules of which each seed has jobs of its own."""
+    return Value("seed of the run", wildcards.seed)
+
+
 def memory(mb):
     """What a rule needs, MB; as much more with each attempt, for jobs that a cluster ended for taking too much."""
     return lambda wildcards, attempt: mb * attempt

@@ -1,0 +1,228 @@
+"""The comparison of a device's evolved space with uniform ones for people: two figures and a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from spaceevo.artifacts import read_json, read_table, write_bytes
+from spaceevo.config import ReportParams
+from spaceevo.report.figures import BOX, FAINT, INK, MUTED, drawing, legend_above, save
+from spaceevo.report.markdown import figure_link, markdown_table
+from spaceevo.report.results import SEQNETS
+from spaceevo.search.comparison import BEST, OUTCOMES_KIND, RANDOM
+from spaceevo.space import Space, parse_space
+
+EVOLVED = "evolved"  # name of the folder of its outcomes; those of the others are as they like
+ACCURACIES, ERRORS = "accuracies", "errors"  # the figures
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A space and what its supernets gave: outcomes of `spaceevo.search.comparison`, one table per seed."""
+
+    space: Space
+    evolved: bool
+    runs: tuple[pd.DataFrame, ...]
+
+    @property
+    def name(self) -> str:
+        """`evolved`, or the block type of a uniform space."""
+        return EVOLVED if self.evolved else self.space.hyperspace.block_types[self.space.block_types[0]].block
+
+    @cached_property
+    def accuracies(self) -> Floats:
+        """INT8 test accuracy of the best subnet [seeds, budgets]; NaN where none is within the budget."""
+        found = np.full((len(self.runs), len(SEQNETS)), np.nan)
+        for row, run in zip(found, self.runs, strict=True):
+            best = run[run["kind"] == BEST]
+            row[best["budget"].to_numpy()] = best["test_accuracy"]
+        return found
+
+    @property
+    def means(self) -> Floats:
+        """Over the budgets, of each seed; NaN where a budget is out of reach."""
+        means: Floats = self.accuracies.mean(1)
+        return means
+
+    def errors(self, budget: int) -> Floats:
+        """Errors on val, ascending, of the random subnets of all seeds about as slow as a budget."""
+        drawn = pd.concat(run[(run["kind"] == RANDOM) & (run["budget"] == budget)] for run in self.runs)
+        return np.sort(1 - drawn["val_accuracy"].to_numpy(np.float64))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The evolved space beside the uniform ones of one device.
+
+    Attributes:
+        budgets_ms: of A0 to A4.
+    """
+
+    device: str
+    budgets_ms: tuple[float, ...]
+    evolved: Contender
+    uniform: tuple[Contender, ...]
+
+    @cached_property
+    def best_uniform(self) -> Contender:
+        """The uniform space of the best accuracy over all budgets; one that misses a budget comes last."""
+        return max(self.uniform, key=lambda contender: float(np.nan_to_num(contender.means.mean(), nan=-1.0)))
+
+    @property
+    def advantages(self) -> Floats:
+        """Of the evolved space at each budget over whichever uniform space is best there, means of all seeds."""
+        others = [np.nan_to_num(contender.accuracies.mean(0)) for contender in self.uniform]
+        ahead: Floats = self.evolved.accuracies.mean(0) - np.max(others, axis=0)
+        return ahead
+
+    @property
+    def advantage(self) -> tuple[float, float]:
+        """Of the evolved space over the best uniform one, mean of budgets and seeds, and its standard error.
+
+        The error counts both spaces' variation over seeds; NaN where there is one seed alone.
+        """
+        ours, theirs = self.evolved.means, self.best_uniform.means
+        if len(ours) < 2:
+            return float(ours.mean() - theirs.mean()), float("nan")
+        error = np.sqrt(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs))
+        return float(ours.mean() - theirs.mean()), float(error)
+
+
+def read_comparison(device: str, evolved: Path, outcomes: Sequence[Path]) -> Comparison:
+    """The comparison behind the evolved space and files of outcomes, `<space>/outcomes_<seed>.parquet`.
+
+    Those in the folder `evolved` are of the evolved space; the folders of the others hold their spaces too.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+    """
+    runs: dict[Path, list[pd.DataFrame]] = {}
+    for path in outcomes:
+        runs.setdefault(path.parent, []).append(read_table(path, OUTCOMES_KIND))
+    contenders = []
+    for folder, of_space in runs.items():
+        file = evolved if folder.name == EVOLVED else folder / "space.json"
+        space = parse_space(read_json(file, "space")["space"])
+        contenders.append(Contender(space, folder.name == EVOLVED, tuple(of_space)))
+    rows = pd.concat(run for of_space in runs.values() for run in of_space)
+    return Comparison(
+        device,
+        tuple(rows.groupby("budget")["budget_ms"].first()),
+        next(contender for contender in contenders if contender.evolved),
+        tuple(contender for contender in contenders if not contender.evolved),
+    )
+
+
+def write_comparison(comparison: Comparison, scores: Mapping[str, float], params: ReportParams, summary: Path) -> None:
+    """Write `summary` and its figures beside it, as PNG and SVG.
+
+    Args:
+        scores: Q-T scores by space code.
+    """
+    save(draw_accuracies(comparison, params.colour), summary.with_name(ACCURACIES), params.dpi)
+    save(draw_errors(comparison, params.colour), summary.with_name(ERRORS), params.dpi)
+    write_bytes(summary, summarise(comparison, scores).encode())
+
+
+def draw_accuracies(comparison: Comparison, colour: str) -> Figure:
+    """Accuracy on test of the best subnet within each budget: means of all seeds, and each seed of the two best."""
+    budgets = np.array(comparison.budgets_ms)
+    with drawing(7.0, 4.4) as figure:
+        axes = figure.subplots()
+        for contender in comparison.uniform:
+            axes.plot(budgets, contender.accuracies.mean(0), color=_shade(comparison, contender), lw=1.0, marker=".")
+        best, evolved = comparison.best_uniform, comparison.evolved
+        for contender, line in ((best, MUTED), (evolved, colour)):
+            for run in contender.accuracies:
+                axes.plot(budgets, run, ".", ms=4, color=line, alpha=0.5)
+        axes.plot(budgets, evolved.accuracies.mean(0), color=colour, lw=2.0, marker="o", ms=6)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set(xlabel="predicted latency, ms", ylabel="INT8 accuracy on test")
+        axes.set_title(f"{comparison.device}: spaces under the same budgets", pad=22)
+        legend_above(
+            axes,
+            Line2D([], [], color=colour, lw=2.0, marker="o", label="evolved"),
+            Line2D([], [], color=MUTED, lw=1.0, marker=".", label=f"best uniform: {best.name}"),
+            Line2D([], [], color=FAINT, lw=1.0, marker=".", label="other uniform spaces"),
+        )
+    return figure
+
+
+def _shade(comparison: Comparison, contender: Contender) -> str:
+    return MUTED if contender is comparison.best_uniform else BOX
+
+
+def draw_errors(comparison: Comparison, colour: str) -> Figure:
+    """Share of random subnets about as slow as each budget whose error on val is at most so much."""
+    with drawing(11.0, 3.2) as figure:
+        panels = figure.subplots(1, len(comparison.budgets_ms), sharey=True)
+        for number, (axes, budget) in enumerate(zip(panels, comparison.budgets_ms, strict=True)):
+            for contender in (*comparison.uniform, comparison.evolved):
+                errors = contender.errors(number)
+                line = colour if contender.evolved else _shade(comparison, contender)
+                width = 2.0 if contender.evolved else 1.0
+                axes.step(
+                    errors, (1 + np.arange(len(errors))) / max(len(errors), 1), where="post", color=line, lw=width
+                )
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.set_title(f"{SEQNETS[number]}: {budget:.3g} ms")
+        panels[0].set_ylabel("share of random subnets")
+        figure.supxlabel("INT8 error on val", size=9.5, color=INK)
+    return figure
+
+
+def summarise(comparison: Comparison, scores: Mapping[str, float]) -> str:
+    """The summary as Markdown; its figures are expected beside it."""
+    evolved, best = comparison.evolved, comparison.best_uniform
+    advantage, error = comparison.advantage
+    ranked = sorted((evolved, *comparison.uniform), key=lambda c: -float(np.nan_to_num(c.means.mean(), nan=-1.0)))
+    budgets = [f"{name}: {ms:.3g} ms" for name, ms in zip(SEQNETS, comparison.budgets_ms, strict=True)]
+    header = ("space", "blocks", "Q-T score", *budgets, "mean")
+    rows = [_row(contender, scores[contender.space.code]) for contender in ranked]
+    ahead = [f"{100 * value:+.2f}" for value in comparison.advantages]
+    seeds = len(evolved.runs)
+    beyond = "" if np.isnan(error) else f" ± {100 * error:.2f}"
+    return (
+        f"# Spaces for {comparison.device}, compared\n\n"
+        f"The evolved space `{evolved.space.code}` and {len(comparison.uniform)} uniform ones, which use one block "
+        f"type and the middle width window of every stage: each with a supernet of its own from the same recipe, "
+        f"searched under the same budgets, with {seeds} seed{'s' * (seeds > 1)}.\n\n"
+        f"Over all budgets the evolved space is {100 * advantage:+.2f}{beyond} points from the best uniform one, "
+        f"{best.name} (mean and standard error over seeds). Against whichever uniform space is best at a budget: "
+        f"{', '.join(f'{name} {points}' for name, points in zip(SEQNETS, ahead, strict=True))} points.\n\n"
+        "## Accuracy of the best subnets\n\n"
+        "INT8 accuracy on test, %, of the most accurate subnet within each budget: mean of all seeds ± their standard "
+        "deviation. A dash: no subnet is within the budget.\n\n"
+        f"{markdown_table(header, rows)}\n"
+        f"{figure_link(ACCURACIES, 'Accuracy under the same budgets')}\n"
+        "## Random subnets\n\n"
+        "Errors on val of random subnets that take the budget or up to a quarter less, of all seeds: the further left "
+        "a curve, the better the space.\n\n"
+        f"{figure_link(ERRORS, 'Error distributions')}"
+    )
+
+
+def _row(contender: Contender, score: float) -> tuple[str, ...]:
+    means, deviations = contender.accuracies.mean(0), contender.accuracies.std(0, ddof=len(contender.runs) > 1)
+    cells = ["-" if np.isnan(m) else f"{100 * m:.2f} ± {100 * d:.2f}" for m, d in zip(means, deviations, strict=True)]
+    mean = contender.means.mean()
+    emphasis = "**" if contender.evolved else ""
+    return (
+        f"`{contender.space.code}`",
+        f"{emphasis}{contender.name}{emphasis}",
+        f"{score:.3f}",
+        *cells,
+        "-" if np.isnan(mean) else f"{emphasis}{100 * mean:.2f}{emphasis}",
+    )

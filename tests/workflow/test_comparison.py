@@ -1,0 +1,47 @@
+"""The comparison of spaces: made by name alone from a finished run, which it leaves as it is."""
+
+from pathlib import Path
+
+import pytest
+from workflow.team import call, copied, planned_rules, run, set_param
+
+from spaceevo.artifacts import read_header, read_table
+from spaceevo.search.comparison import BEST, OUTCOMES_KIND
+
+SUMMARY = "results/cpu/comparison/summary.md"
+RULES = {
+    "write_uniform_space": 1,
+    "compare_supernet_fp32": 2,
+    "compare_supernet_int8": 2,
+    "compare_space": 2,
+    "write_comparison": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = copied(finished, tmp_path_factory.mktemp("comparison") / "project")
+    set_param(project, "comparison", {"seeds": [4], "block_types": [1], "random_subnets": 2})
+    return project
+
+
+def test_it_is_made_by_name_alone(project: Path) -> None:
+    assert planned_rules(project) == {}
+    assert planned_rules(project, SUMMARY) == RULES
+    run(project, "snakemake", "--cores", "2", SUMMARY)
+    folder = (project / SUMMARY).parent
+    for space in ("evolved", "uniform1"):
+        assert read_header(folder / space / "supernet_4.safetensors")["seed"] == 4
+        table = read_table(folder / space / "outcomes_4.parquet", OUTCOMES_KIND)
+        best = table[table["kind"] == BEST]
+        assert best["test_accuracy"].between(0, 1).all() and (best["latency_ms"] <= best["budget_ms"]).all()
+    assert "`micro-11-00`" in (project / SUMMARY).read_text()
+    assert not list((project / "results" / "checkpoints").glob("*"))
+    assert planned_rules(project, SUMMARY) == planned_rules(project) == {}
+
+
+def test_a_block_type_that_is_not_there(project: Path) -> None:
+    done = call(project, "snakemake", "-n", "--config", 'comparison={"block_types": [2]}')
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert "comparison.block_types: micro has no block type 2; its digits are 0 to 1." in said

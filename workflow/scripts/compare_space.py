@@ -1,0 +1,70 @@
+"""Search a trained supernet, and draw random subnets from it, under the budgets that other spaces are compared at."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from spaceevo.artifacts import Record, write_table
+from spaceevo.config import ExportParams, SearchParams
+from spaceevo.data.pictures import Pictures
+from spaceevo.data.splits import load_split
+from spaceevo.latency.budgets import resolve_budgets
+from spaceevo.latency.devices import read_own_predictor
+from spaceevo.nn.store import load_supernet
+from spaceevo.scripting import run
+from spaceevo.search.comparison import OUTCOMES_KIND, outcomes
+from spaceevo.search.evaluator import SubnetEvaluator
+from spaceevo.space import Subnet
+from spaceevo.train.evaluate import EVALUATION_BATCH, RECALIBRATION_BATCH
+
+
+def main(
+    supernet: Path,
+    predictor: Path,
+    train: Path,
+    val: Path,
+    test: Path,
+    search: SearchParams,
+    export: ExportParams,
+    budgets: str,
+    budgets_seed: int,
+    random_subnets: int,
+    seed: int,
+    threads: int,
+    output: Path,
+) -> None:
+    """Write the outcomes of one supernet to `output`; `budgets` is a JSON list, and percentages have a seed."""
+    torch.set_num_threads(threads)
+    record = Record(
+        {"search": search.model_dump(), "export": export.model_dump(), "budgets": json.loads(budgets)}, seed
+    )
+    network, spec = load_supernet(supernet)
+    latency = read_own_predictor(predictor)
+    space, classes = network.space, len(spec.classes)
+    resolution = space.hyperspace.resolutions[-1]
+    budgets_ms = resolve_budgets(json.loads(budgets), latency, space.hyperspace, classes, budgets_seed)
+
+    def evaluator(images: Path, count: int | None, recalibration_images: int) -> SubnetEvaluator:
+        seen = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, recalibration_images, seed)
+        shown = Pictures.of_split(load_split(images), resolution, EVALUATION_BATCH, count, seed)
+        return SubnetEvaluator(network, seen, shown, None)
+
+    def latency_ms(subnet: Subnet) -> float:
+        return latency.predict_subnet(space, subnet, classes).latency_ms
+
+    table = outcomes(
+        space,
+        latency_ms,
+        evaluator(val, search.val_images, search.recalibration_images).accuracy,
+        evaluator(test, None, export.recalibration_images).accuracy,
+        budgets_ms,
+        search.settings,
+        random_subnets,
+        seed,
+    )
+    write_table(output, OUTCOMES_KIND, table, record)
+
+
+if __name__ == "__main__":
+    run(main)
