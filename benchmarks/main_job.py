@@ -126,6 +126,7 @@ def total(steps: Sequence[StepCost]) -> StepCost:
         sum(step.artifacts for step in steps),
         sum(step.wall_s for step in steps),
         sum(step.cpu_s for step in steps),
+        sum(step.gpu_s for step in steps),
     )
 
 

@@ -1,0 +1,141 @@
+"""Whether the proxies rank as training does: the LUT's losses subnets, and the Q-T score spaces. Kendall's τ.
+
+Subnets are put together from the stage choices that the LUT holds, so that their summed loss is known. Spaces are those
+of a finished comparison: `snakemake results/<device>/comparison/summary.md`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from common import Check, print_checks, print_table, write_result
+from scipy.stats import kendalltau
+from trained import FinishedRun, finished_run
+
+from spaceevo.artifacts import read_table
+from spaceevo.latency.devices import read_own_predictor
+from spaceevo.progress import progress
+from spaceevo.report.comparison import Comparison, read_comparison
+from spaceevo.scripting import run
+from spaceevo.search.lut import LUT_KIND, build_lut
+from spaceevo.search.score import make_scorer
+from spaceevo.space import Space, StageChoice, Subnet, parse_stage, sample_stage
+
+SUBNETS_TAU, SPACES_TAU = 0.7, 0.6
+
+
+def main(
+    results: Path = Path("results"),
+    device: str = "cpu",
+    params: Path = Path("params.yaml"),
+    subnets: int = 100,
+    seed: int = 0,
+    threads: int = 1,
+) -> None:
+    """Compare with the INT8 accuracy that the supernets in `results`, made with `params`, give."""
+    torch.set_num_threads(threads)
+    finished = finished_run(results, device, params)
+    drawn = _subnets(finished, subnets, seed)
+    taus = {"all": _tau(-drawn["loss"], drawn["accuracy"])}
+    for resolution, group in drawn.groupby("resolution"):
+        taus[f"{resolution} pixels"] = _tau(-group["loss"], group["accuracy"])
+    print_table(
+        f"{subnets} subnets: Kendall's τ of their INT8 accuracy and of less loss in the LUT, and the latter's two ends",
+        ("subnets", "τ", "best third, accuracy", "worst third, accuracy"),
+        [(name, f"{tau:.3f}", *_thirds(drawn if name == "all" else drawn[drawn["resolution"] == int(name.split()[0])]))
+         for name, tau in taus.items()],
+    )  # fmt: skip
+    checks = [Check(f"subnets: τ at least {SUBNETS_TAU}", f"{taus['all']:.3f}", taus["all"] >= SUBNETS_TAU)]
+    content = {"device": device, "subnets": drawn.to_dict("list"), "tau_of_subnets": taus}
+    outcomes = sorted((finished.folder / "comparison").glob("*/outcomes_*.parquet"))
+    if outcomes:
+        comparison = read_comparison(device, finished.folder / "space.json", outcomes)
+        spaces = _spaces(finished, comparison)
+        tau = _tau(spaces["score"], spaces["accuracy"])
+        print_table(
+            "Spaces: Q-T score, and INT8 accuracy of the best subnets, mean of all budgets and seeds",
+            ("space", "blocks", "score", "accuracy"),
+            [
+                (row["space"], row["blocks"], f"{row['score']:.4f}", f"{100 * row['accuracy']:.2f} %")
+                for row in spaces.sort_values("score", ascending=False).to_dict("records")
+            ],
+        )
+        checks.append(Check(f"{len(spaces)} spaces: τ at least {SPACES_TAU}", f"{tau:.3f}", tau >= SPACES_TAU))
+        content |= {"spaces": spaces.to_dict("list"), "tau_of_spaces": tau}
+    print_checks(checks)
+    write_result("rank_fidelity", content, checks)
+
+
+def _tau(first: pd.Series[float], second: pd.Series[float]) -> float:
+    return float(kendalltau(first, second).statistic)
+
+
+def _thirds(drawn: pd.DataFrame) -> tuple[str, str]:
+    """Mean accuracy of the third with the least loss, and of that with the most."""
+    accuracy = drawn.sort_values("loss")["accuracy"].to_numpy()
+    third = max(len(accuracy) // 3, 1)
+    return f"{100 * accuracy[:third].mean():.2f} %", f"{100 * accuracy[-third:].mean():.2f} %"
+
+
+def _subnets(finished: FinishedRun, count: int, seed: int) -> pd.DataFrame:
+    """Random subnets of LUT entries: columns subnet, resolution, loss (summed) and accuracy (INT8, on val)."""
+    supernet = finished.supernet()
+    space = supernet.space
+    evaluator = finished.evaluator(supernet)
+    table = read_table(finished.results / "blocks" / "lut.parquet", LUT_KIND)
+    keys = ["stage", "block_type", "window", "in_width", "resolution"]
+    groups = dict(list(table.groupby(keys)))
+    rng = np.random.default_rng([seed, 3])
+    rows = []
+    with progress("subnets", count) as tick:
+        for number in range(count):
+            subnet, loss = _draw(space, groups, rng)
+            rows.append((subnet.code, subnet.resolution, loss, evaluator.accuracy(subnet)))
+            tick(number + 1)
+    return pd.DataFrame(rows, columns=["subnet", "resolution", "loss", "accuracy"])
+
+
+def _draw(
+    space: Space, groups: dict[tuple[object, ...], pd.DataFrame], rng: np.random.Generator
+) -> tuple[Subnet, float]:
+    """A subnet whose searched stages are in the LUT, drawn stage after stage, and its summed loss."""
+    resolution = int(rng.choice(space.hyperspace.block_kd_resolutions))
+    stages: list[StageChoice] = []
+    loss, searched = 0.0, iter(zip(space.block_types, space.windows, strict=True))
+    for options in space.options:
+        if options.stage.searched:
+            rows = groups[options.stage.name, *next(searched), stages[-1][-1].width, resolution]
+            row = rows.iloc[int(rng.integers(len(rows)))]
+            stages.append(parse_stage(row["choice"]))
+            loss += float(row["loss"])
+        else:
+            stages.append(sample_stage(options, rng))
+    return Subnet(resolution, tuple(stages)), loss
+
+
+def _spaces(finished: FinishedRun, comparison: Comparison) -> pd.DataFrame:
+    """Columns space, blocks, score and accuracy (mean over budgets and seeds, budgets out of reach as chance)."""
+    contenders = (comparison.evolved, *comparison.uniform)
+    hyperspace, settings = comparison.evolved.space.hyperspace, finished.params.space.score
+    predictor = read_own_predictor(finished.folder / "latency_predictor.json")
+    classes = len(finished.split("val").classes)
+    rows = read_table(finished.results / "blocks" / "lut.parquet", LUT_KIND)
+    lut = build_lut(rows, hyperspace, predictor, classes, settings)
+    scorer = make_scorer(lut, comparison.budgets_ms, settings, finished.params.seed)
+    found = [
+        {
+            "space": contender.space.code,
+            "blocks": contender.name,
+            "score": scorer(contender.space).score,
+            "accuracy": float(np.nan_to_num(contender.accuracies, nan=1 / classes).mean()),
+        }
+        for contender in contenders
+    ]
+    return pd.DataFrame(found)
+
+
+if __name__ == "__main__":
+    run(main)
