@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -85,7 +86,19 @@ class _Reader:
         *_, before, last = lines[-1].rsplit(",", 2)
         if not ended and len(_decimals(last)) < len(_decimals(before)):
             raise self._error(len(lines), "ends in the middle of its last figure; fetch the file again")
+        self._check_complete(rows)
         return rows
+
+    def _check_complete(self, rows: list[Row]) -> None:
+        """Raise an `ArtifactError` where whole lines are missing, so that some input has none."""
+        seen = {(resolution, in_width) for _, in_width, _, resolution, *_ in rows}
+        missing = sorted(set(product(self._resolutions.values(), self._in_widths)) - seen)
+        if missing:
+            resolution, in_width = missing[0]
+            raise ArtifactError(
+                f"{self.path} holds no line for {in_width} channels that arrive at {resolution} pixels: it is "
+                "incomplete; fetch it again."
+            )
 
     @cached_property
     def _resolutions(self) -> dict[int, int]:

@@ -15,14 +15,15 @@ HYPERSPACE = small_hyperspace()
 
 @pytest.fixture
 def folder(tmp_path):
-    """A published LUT of the small hyperspace: two lines a file."""
+    """A published LUT of the small hyperspace: a line for every width and resolution that arrive, ascending."""
     for path, stage, block_type, window in published_files(tmp_path, HYPERSPACE):
         kind = HYPERSPACE.block_types[block_type]
         expand = "None" if kind.expands == (0.0,) else f"{kind.expands[-1]:g}"
-        width, height = stage.window_widths(window)[0], HYPERSPACE.map_size(stage.name, 12)
+        width = stage.window_widths(window)[0]
         lines = [
-            f"3#{width}#{expand},1x8x{height}x{height},0.5000,1.2345,0.0678,0.2500",
-            f"3#{width}#{expand},1x16x{height}x{height},0.2500,2.0000,0.1000,1.7500",
+            f"3#{width}#{expand},1x{arriving}x{height}x{height},0.5000,1.2345,0.0678,1.2500"
+            for arriving in HYPERSPACE.in_widths(stage.name)
+            for height in (HYPERSPACE.map_size(stage.name, r) for r in HYPERSPACE.block_kd_resolutions)
         ]
         path.write_text("\n".join(lines) + "\n")
     return tmp_path
@@ -31,11 +32,12 @@ def folder(tmp_path):
 def test_a_line_is_a_row(folder):
     table = read_published_lut(folder, HYPERSPACE)
     files = list(published_files(folder, HYPERSPACE))
-    assert len(table) == 2 * len(files) == 2 * (3 * 2 + 3)
+    assert len(files) == 3 * 2 + 3
+    assert len(table) == sum(len(path.read_text().splitlines()) for path, *_ in files)
     row = table.iloc[0]
     assert (row["stage"], row["block_type"], row["window"]) == ("stage1", 0, 0)
-    assert (row["choice"], row["in_width"], row["out_width"], row["resolution"]) == ("3#8#0", 8, 8, 12)
-    assert (row["loss"], row["macs"], row["params"], row["latency_ms"]) == (0.5, 1_234_500, 67_800, 0.25)
+    assert (row["choice"], row["in_width"], row["out_width"], row["resolution"]) == ("3#8#0", 8, 8, 8)
+    assert (row["loss"], row["macs"], row["params"], row["latency_ms"]) == (0.5, 1_234_500, 67_800, 1.25)
 
 
 def test_blank_lines_and_other_line_ends_are_no_matter(folder):
@@ -63,21 +65,31 @@ def test_blank_lines_and_other_line_ends_are_no_matter(folder):
 )
 def test_a_bad_line_is_named(folder, bad, said):
     path = folder / "stage1_0_0.csv"
+    number = len(path.read_text().splitlines()) + 1
     path.write_text(path.read_text() + bad + "\n")
     with pytest.raises(ArtifactError) as caught:
         read_published_lut(folder, HYPERSPACE)
     sentence = str(caught.value)
-    assert sentence.startswith(f"Line 3 of {path} ") and said in sentence and "\n" not in sentence
+    assert sentence.startswith(f"Line {number} of {path} ") and said in sentence and "\n" not in sentence
 
 
 def test_a_last_line_torn_in_its_last_figure_is_named(folder):
     path = folder / "stage1_0_0.csv"
     whole = path.read_text()
+    torn = rf"Line {len(whole.splitlines())} of .*stage1_0_0\.csv ends in the middle"
     path.write_text(whole[:-6])  # in the integer part: "…,1"
-    with pytest.raises(ArtifactError, match=r"Line 2 of .*stage1_0_0\.csv ends in the middle"):
+    with pytest.raises(ArtifactError, match=torn):
         read_published_lut(folder, HYPERSPACE)
     path.write_text(whole[:-3])
-    with pytest.raises(ArtifactError, match=r"Line 2 of .*stage1_0_0\.csv ends in the middle"):
+    with pytest.raises(ArtifactError, match=torn):
+        read_published_lut(folder, HYPERSPACE)
+
+
+def test_a_file_that_lacks_whole_lines_is_named(folder):
+    path = folder / "stage1_0_0.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ArtifactError, match=r"stage1_0_0\.csv holds no line for 16 channels that arrive at 12 pixels"):
         read_published_lut(folder, HYPERSPACE)
 
 
