@@ -209,7 +209,7 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     decayed = [p for _, p in named if p.dim() >= 2]
     others = [p for _, p in named if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
 
 
 def _checked(losses: Mapping[str, Tensor], total: Tensor, step: int, rate: float, task: Task) -> float:
@@ -301,7 +301,7 @@ def _restore(
         keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in arrays]
         for key in keys:
             value = torch.from_numpy(arrays[f"optimizer.{key}.{name}"])
-            optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+            optimizer.state[parameter][key] = value.to(parameter.device)
         if average is not None:
             average.shadow[name].copy_(torch.from_numpy(arrays[f"average.{name}"]))
     record.resume(content["cost"])
