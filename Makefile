@@ -1,5 +1,6 @@
 # make run   create .venv, install, and run the main job on the embedded default
-# make test  create .venv, install, and run all tests
+# make test  create .venv, install, and run the tests, the whole workflow among them
+# make test-slow  those that take minutes each: kills, branches, caches, ImageNet's settings, a cluster
 # make lint  style, types and workflow checks
 # make bench all benchmarks, of what make all made; each prints a table and writes JSON into benchmarks/results/
 # make share REMOTE=…, CACHE=…  where the team's artifacts lie: a remote for all machines, a cache for the clones on one
@@ -12,7 +13,7 @@ TARGET ?= results/pixel4/seqnet_A1.tflite results/pixel4/seqnet_A1.json
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run all test lint bench install share clean
+.PHONY: run all test test-slow lint bench install share clean
 
 run: $(INSTALLED)
 	$(BIN)/snakemake --cores $(CORES) $(TARGET)
@@ -22,6 +23,9 @@ all: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest --numprocesses $(CORES) --dist loadfile
+
+test-slow: $(INSTALLED)
+	$(BIN)/pytest --numprocesses $(CORES) --dist load -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

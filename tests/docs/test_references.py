@@ -60,7 +60,7 @@ def test_the_table_of_artifacts_names_rules() -> None:
 
 @each_page
 def test_commands_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     commands = {command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands}
     lines = [line for block in blocks(str(page.relative_to(ROOT)), "sh") for line in block.splitlines()]
     lines += re.findall(r"`((?:make|spaceevo|python|snakemake|dvc) [^`\n]+)`", prose(page))

@@ -52,6 +52,7 @@ def attempts(said: str, rule: str) -> list[str]:
     return re.findall(rf"^rule {rule}:\n(?:    .*\n)*?    resources: (.*)$", said, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_jobs_that_are_killed_run_again(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", micro_params())
     make_profile(project)

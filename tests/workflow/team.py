@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ def cloned(project: Path, folder: Path) -> Path:
     return folder
 
 
-def planned_rules(project: Path, *targets: str) -> dict[str, int]:
-    """How many jobs of each rule Snakemake would run, for everything or for these targets."""
-    said = run(project, "snakemake", "--dry-run", *targets)
+def planned_rules(project: Path, *targets: str, words: Sequence[str] = ()) -> dict[str, int]:
+    """How many jobs of each rule Snakemake would run, for everything or for these targets; `words` before it."""
+    said = run(project, *words, "snakemake", "--dry-run", *targets)
     if "Nothing to be done" in said:
         return {}
     table = said.split("Job stats:")[1].split("total")[0].splitlines()
@@ -119,6 +120,6 @@ def append(path: Path, text: str) -> None:
     path.write_text(path.read_text() + text)
 
 
-def is_current(project: Path) -> bool:
-    """Whether neither Snakemake nor DVC has anything to do."""
-    return planned_rules(project) == {} and "Running" not in run(project, "dvc", "repro", "--dry")
+def is_current(project: Path, *words: str) -> bool:
+    """Whether neither Snakemake nor DVC has anything to do; `words` are put before the commands."""
+    return planned_rules(project, words=words) == {} and "Running" not in run(project, *words, "dvc", "repro", "--dry")

@@ -65,6 +65,7 @@ def project(tmp_path: Path) -> Path:
     return make_project(tmp_path / "project", micro_params())
 
 
+@pytest.mark.slow
 def test_imagenet(project: Path) -> None:
     """In two processes, with subnets near the budgets, resized copies, workers, and a picture that does not open."""
     rng = np.random.default_rng(0)
@@ -96,6 +97,7 @@ def load_split_in(project: Path, path: Path):
         return load_split(path)
 
 
+@pytest.mark.slow
 def test_cifar10(project: Path) -> None:
     """torchvision checks sums of the files, so the splits are made here, as `prepare_data` leaves them."""
     rng = np.random.default_rng(0)

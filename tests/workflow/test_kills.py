@@ -41,6 +41,7 @@ def project(tmp_path: Path) -> Path:
     return make_team_project(tmp_path / "project")
 
 
+@pytest.mark.slow
 def test_twenty_kills_change_nothing(finished: Path, project: Path) -> None:
     rng = np.random.default_rng(0)
     reached = set()

@@ -161,6 +161,7 @@ def test_a_hyperspace_counts_by_what_it_declares(restored: Path) -> None:
     assert {"train_teacher", "distill_blocks", "evolve_space"} <= set(planned_rules(restored))
 
 
+@pytest.mark.slow
 def test_dvc_runs_what_it_plans_and_takes_back_what_it_knows(project: Path, tmp_path: Path) -> None:
     project = copied(project, tmp_path / "project")
     before = (project / "results/report/front_cpu.svg").read_bytes()

@@ -4,9 +4,12 @@ import contextlib
 import getpass
 import json
 import os
+import pwd
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +124,7 @@ machine.inspect_cpu = lambda: {**inspect(), "model": "Another CPU"}
 """
 
 
+@pytest.mark.slow
 def test_branches_keep_their_bytes(clone: Path, tmp_path: Path) -> None:
     clone = copied(clone, tmp_path / "clone")
     figure = clone / "results/report/front_cpu.svg"
@@ -140,19 +144,54 @@ def test_branches_keep_their_bytes(clone: Path, tmp_path: Path) -> None:
         assert is_current(clone)
 
 
-def test_two_clones_share_a_cache(finished: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
+@pytest.fixture
+def ordinary_user() -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """A folder that an ordinary user owns, and what to put before commands so that they run as that user.
+
+    To root, files that are read-only are not: what a cache hands out is then no test.
+    """
+    if os.geteuid() != 0:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name), ()
+            return
+    if shutil.which("setpriv") is None:
+        pytest.skip("the tests run as root, and there is no setpriv to run anything as somebody else")
+    nobody = str(pwd.getpwnam("nobody").pw_uid)
+    # To read the environment of the tests, wherever it is; not to write.
+    capability = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    words = ("setpriv", f"--reuid={nobody}", f"--regid={nobody}", "--clear-groups", *capability, "env")
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        user = (*words, f"HOME={name}")
+        if subprocess.run([*user, sys.executable, "-c", "import spaceevo"], capture_output=True).returncode != 0:
+            pytest.skip("the tests run as root from an environment that is closed to others")
+        yield Path(name), user
+
+
+@pytest.mark.slow
+def test_two_clones_share_a_cache(finished: Path, ordinary_user: tuple[Path, tuple[str, ...]]) -> None:
+    base, user = ordinary_user
+    for name in ("project", "store"):
+        shutil.copytree(finished.parent / name, base / name, symlinks=True)
+    if user:
+        subprocess.run(["chown", "--recursive", "nobody", base], check=True)
     for name in ("one", "two"):
-        folder = cloned(finished, tmp_path / name)
-        run(folder, *SHARE, f"CACHE={cache}")
-        run(folder, "dvc", "pull" if name == "one" else "checkout")
-        run(folder, "spaceevo", "sync")
-        assert is_current(folder)
-        # Root may write over anything: for others, what comes from a shared cache must not be read-only.
+        folder = base / name
+        run(base, *user, "git", "clone", "-q", str(base / "project"), name)
+        run(folder, *user, *SHARE, f"CACHE={base / 'cache'}", f"REMOTE={base / 'store'}")
+        run(folder, *user, "dvc", "pull" if name == "one" else "checkout")
+        run(folder, *user, "spaceevo", "sync")
+        assert is_current(folder, *user)
         assert all(path.stat().st_mode & 0o200 for path in (folder / "results").rglob("*"))
-        set_param(folder, "report.dpi", 90)
-        run(folder, "snakemake", "--cores", "1")
-        assert planned_rules(folder) == {}
+        params = (folder / "params.yaml").read_text()
+        run(folder, *user, "sh", "-c", "sed -i 's/dpi: 120/dpi: 90/' params.yaml")
+        assert (folder / "params.yaml").read_text() != params
+        run(folder, *user, "snakemake", "--cores", "1")
+        assert planned_rules(folder, words=user) == {}
+    run(folder, *user, "dvc", "commit", "--force")
+    run(folder, *user, "sh", "-c", "sed -i 's/dpi: 90/dpi: 80/' params.yaml")
+    run(folder, *user, "dvc", "repro")
+    assert is_current(folder, *user)
 
 
 # A remote over SSH
