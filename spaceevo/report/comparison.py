@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from spaceevo.artifacts import read_json, read_table, write_bytes
 from spaceevo.config import ReportParams
-from spaceevo.report.figures import BOX, FAINT, INK, MUTED, drawing, legend_above, save
+from spaceevo.report.figures import BOX, INK, MUTED, drawing, legend_above, save
 from spaceevo.report.markdown import figure_link, markdown_table
 from spaceevo.report.results import SEQNETS
 from spaceevo.search.comparison import BEST, OUTCOMES_KIND, RANDOM
@@ -151,13 +151,16 @@ def draw_accuracies(comparison: Comparison, colour: str) -> Figure:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set(xlabel="predicted latency, ms", ylabel="INT8 accuracy on test")
         axes.set_title(f"{comparison.device}: spaces under the same budgets", pad=22)
-        legend_above(
-            axes,
-            Line2D([], [], color=colour, lw=2.0, marker="o", label="evolved"),
-            Line2D([], [], color=MUTED, lw=1.0, marker=".", label=f"best uniform: {best.name}"),
-            Line2D([], [], color=FAINT, lw=1.0, marker=".", label="other uniform spaces"),
-        )
+        legend_above(axes, *_handles(comparison, colour))
     return figure
+
+
+def _handles(comparison: Comparison, colour: str) -> tuple[Line2D, ...]:
+    return (
+        Line2D([], [], color=colour, lw=2.0, label=EVOLVED),
+        Line2D([], [], color=MUTED, lw=1.0, label=f"best uniform: {comparison.best_uniform.name}"),
+        Line2D([], [], color=BOX, lw=1.0, label="other uniform spaces"),
+    )
 
 
 def _shade(comparison: Comparison, contender: Contender) -> str:
@@ -166,7 +169,7 @@ def _shade(comparison: Comparison, contender: Contender) -> str:
 
 def draw_errors(comparison: Comparison, colour: str) -> Figure:
     """Share of random subnets about as slow as each budget whose error on val is at most so much."""
-    with drawing(11.0, 3.2) as figure:
+    with drawing(11.0, 3.5) as figure:
         panels = figure.subplots(1, len(comparison.budgets_ms), sharey=True)
         for number, (axes, budget) in enumerate(zip(panels, comparison.budgets_ms, strict=True)):
             for contender in (*comparison.uniform, comparison.evolved):
@@ -177,9 +180,11 @@ def draw_errors(comparison: Comparison, colour: str) -> Figure:
                     errors, (1 + np.arange(len(errors))) / max(len(errors), 1), where="post", color=line, lw=width
                 )
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             axes.set_title(f"{SEQNETS[number]}: {budget:.3g} ms")
         panels[0].set_ylabel("share of random subnets")
         figure.supxlabel("INT8 error on val", size=9.5, color=INK)
+        figure.legend(handles=_handles(comparison, colour), loc="outside upper right", ncols=3)
     return figure
 
 
