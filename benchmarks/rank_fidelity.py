@@ -39,15 +39,13 @@ def main(
     torch.set_num_threads(threads)
     finished = finished_run(results, device, params)
     drawn = _subnets(finished, subnets, seed)
-    taus = {"all": _tau(-drawn["loss"], drawn["accuracy"])}
-    for resolution, group in drawn.groupby("resolution"):
-        taus[f"{resolution} pixels"] = _tau(-group["loss"], group["accuracy"])
+    groups = {"all": drawn} | {f"{resolution} pixels": group for resolution, group in drawn.groupby("resolution")}
+    taus = {name: _tau(-group["loss"], group["accuracy"]) for name, group in groups.items()}
     print_table(
         f"{subnets} subnets: Kendall's τ of their INT8 accuracy and of less loss in the LUT, and the latter's two ends",
-        ("subnets", "τ", "best third, accuracy", "worst third, accuracy"),
-        [(name, f"{tau:.3f}", *_thirds(drawn if name == "all" else drawn[drawn["resolution"] == int(name.split()[0])]))
-         for name, tau in taus.items()],
-    )  # fmt: skip
+        ("subnets", "τ", "least lossy third, accuracy", "most lossy third, accuracy"),
+        [(name, f"{taus[name]:.3f}", *_thirds(group)) for name, group in groups.items()],
+    )
     checks = [Check(f"subnets: τ at least {SUBNETS_TAU}", f"{taus['all']:.3f}", taus["all"] >= SUBNETS_TAU)]
     content = {"device": device, "subnets": drawn.to_dict("list"), "tau_of_subnets": taus}
     outcomes = sorted((finished.folder / "comparison").glob("*/outcomes_*.parquet"))

@@ -335,13 +335,20 @@ class DeviceParams(Section):
         return value
 
 
+def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("must not repeat a number")
+    return values
+
+
+Distinct = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
+
+
 class ComparisonParams(Section):
     """Comparing a device's evolved space with uniform ones, which use one block type and middle widths throughout."""
 
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        (0, 1, 2), min_length=1, description="of trainings: each space is trained and searched once with each"
-    )
-    block_types: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+    seeds: Distinct = Field((0, 1, 2), description="of trainings: each space is trained and searched once with each")
+    block_types: Distinct | None = Field(
         None, description="of the uniform spaces, by their digits in a space code; null: every one of the hyperspace"
     )
     random_subnets: Positive = Field(20, description="per budget, whose accuracies the error distributions show")

@@ -131,6 +131,11 @@ def test_an_unknown_key_is_named(section):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("comparison.seeds", []),
+        ("comparison.seeds", [0, 1, 0]),
+        ("comparison.block_types", []),
+        ("comparison.block_types", [2, 2]),
+        ("comparison.random_subnets", 0),
         ("seed", -1),
         ("seed", "zero"),
         ("seed", 0.5),

@@ -34,10 +34,12 @@ ASSUMED_CPU_S = {
     "distill_blocks": 9.3e-11,
     "measure_block_losses": 4.5e-11,
     "profile_latency": 1.0,
+    "study_device": 1.0,
     "evolve_space": 1.9e-3,
     "train_supernet_fp32": 1.2e-10,
     "train_supernet_int8": 1.2e-10,
     "search_subnets": 6.5e-11,
+    "compare_space": 6.5e-11,
     "extract_seqnet": 1.2e-10,
     "write_card": 3.2e-10,
 }

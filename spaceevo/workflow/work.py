@@ -100,6 +100,8 @@ def work(rule: str, stage: str | None, values: Values, setting: Setting) -> floa
             return _block_losses(setting.hyperspace.stage(stage), values["lut"], setting)
         case "profile_latency":
             return float(values["profile"]["time_limit_s"])
+        case "study_device":
+            return float(values["study"]["time_limit_s"])
         case "evolve_space":
             return float(values["space"]["evolution"]["evaluations"])
         case "train_supernet_fp32":

@@ -13,6 +13,7 @@ from workflow.micro import HYPERSPACE, ROOT, make_project, micro_params, snakema
 from spaceevo.artifacts import read_header
 from spaceevo.config import parse_params
 from spaceevo.space import load_hyperspace, parse_hyperspace
+from spaceevo.workflow.plan import ASSUMED_CPU_S
 from spaceevo.workflow.work import EFFICIENTNETS, UNITS, Setting, foreseen_images, mean_macs, teacher_macs, work
 
 MICRO = Setting(parse_hyperspace("micro", HYPERSPACE), 200, "tiny-4664-1222")
@@ -54,6 +55,10 @@ def test_work_grows_with_pictures_or_what_takes_them(name: str) -> None:
         twice[section] |= {count: 2 * once[section][count] for count in counts}
         setting = MICRO
     assert work(name, "stage1", twice, setting) == pytest.approx(2 * work(name, "stage1", once, MICRO))
+
+
+def test_all_that_has_a_unit_has_a_rate_before_anything_is_recorded() -> None:
+    assert set(ASSUMED_CPU_S) == set(UNITS)
 
 
 def test_a_phase_that_simulates_int8_costs_twice_the_other() -> None:
