@@ -36,8 +36,8 @@ ERROR_LIMIT = 0.003
 MEMORY_LIMIT_GIB = 1.0
 
 
-def main(hyperspace: str = "mobilew", table: Path | None = None, spaces: int = 20, rounds: int = 7) -> None:
-    """Time both modes on random spaces, and whole evolutions."""
+def main(hyperspace: str = "mobilew", table: Path | None = None, spaces: int = 200, rounds: int = 7) -> None:
+    """Time both modes on random spaces, so many that little is remembered between two scores of one, and evolutions."""
     declared = load_hyperspace(hyperspace)
     rows = read_published_lut(table, declared) if table else made_table(declared)
     budgets = BUDGETS_MS[hyperspace]

@@ -13,7 +13,7 @@ transforms, 1992).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ SENTINELS = 128  # of the pairs left out, how many are computed to tell where th
 MOST_LEFT_OUT = 0.2  # estimated sum of what is left out, as a share of the mass looked for, from which on it is counted
 LOG_DAMPING = 11.5  # by how much, as a logarithm, a latency that comes round counts less
 MARGIN = 1.2  # of a circle to what lies on it, so that the edges of one end do not reach the other
+REMEMBERED = 256  # products of stages: some 80 MB for the published tables
 RANDOM_CHECKS = 8  # random spaces on which frequencies are chosen, besides uniform ones
 LOSS_POINTS = 1024  # at which the distribution of the loss is evaluated
 
@@ -163,6 +164,9 @@ class Spectrum:
 class SparseSpectrum(Spectrum):
     """The same from the pairs of frequencies that matter, with every stage's matrices computed once.
 
+    Products of the first and of the last stages are remembered: a space that differs from another in one stage, as a
+    mutation does, shares most of them.
+
     Args:
         rng: draws the random spaces that frequencies are chosen on.
     """
@@ -170,7 +174,7 @@ class SparseSpectrum(Spectrum):
     def __init__(self, lut: AccuracyLut, budgets_ms: Sequence[float], mass: float, rng: np.random.Generator) -> None:
         super().__init__(lut, budgets_ms, mass)
         self._stages: dict[StageKey, Complexes] = {}
-        self._path: list[tuple[StageKey, Complexes]] = []  # stages of the last space, with the product up to each
+        self._products: dict[Hashable, Complexes] = {}  # in the order of their last use
         self._grid, self._kept = self._choose(rng)
         self._weights = self._functional[:, *self._grid]
         self._present, self._starts = np.unique(self._grid.loss[: self._kept], return_index=True)
@@ -188,16 +192,47 @@ class SparseSpectrum(Spectrum):
         return found
 
     def _total(self, keys: Sequence[StageKey]) -> Complexes:
-        """The product of the stages [frequencies]; what they share with the space before is not computed again."""
-        shared = 0
-        while shared < len(self._path) and self._path[shared][0] == keys[shared]:
-            shared += 1
-        del self._path[shared:]
-        for position in range(shared, len(keys)):
-            matrices = self.stage(position, keys[position])[self.rows(position, keys)]
-            arriving = join(self._path[-1][1], matrices) if self._path else matrices[0]
-            self._path.append((keys[position], arriving))
-        return np.asarray(self._path[-1][1][0].mean(axis=0))
+        """The product of the stages [frequencies]: that of the first half times that of the second.
+
+        Where they meet is the same for all spaces, so that how a score is rounded depends on the space alone.
+        """
+        searched = [position for position, key in enumerate(keys) if not isinstance(key, str)]
+        middle = searched[len(searched) // 2]
+        arriving, following = self._before(middle, keys), self._after(middle, keys)
+        return np.asarray(join(arriving, following).mean(axis=0))
+
+    def _before(self, position: int, keys: Sequence[StageKey]) -> Complexes:
+        """The product of the stages before a position; [widths leaving, resolutions, frequencies]."""
+        if position == 0:
+            return np.ones((1, 1, 1), dtype=np.complex128)
+        return self._remembered(
+            tuple(keys[:position]),
+            lambda: join(
+                self._before(position - 1, keys),
+                self.stage(position - 1, keys[position - 1])[self.rows(position - 1, keys)],
+            ),
+        )
+
+    def _after(self, position: int, keys: Sequence[StageKey]) -> Complexes:
+        """The product of the stages from a position on; [widths arriving, resolutions, frequencies]."""
+        rows = self.rows(position, keys)
+        matrices = self.stage(position, keys[position])[rows]
+        if position == len(keys) - 1:
+            return matrices[:, 0]
+        return self._remembered(
+            (rows.start, rows.stop, *keys[position:]),
+            lambda: join(self._after(position + 1, keys), matrices.swapaxes(0, 1)),
+        )
+
+    def _remembered(self, key: Hashable, compute: Callable[[], Complexes]) -> Complexes:
+        """A product, computed unless it is one of the `REMEMBERED` that were used last."""
+        found = self._products.pop(key, None)
+        if found is None:
+            found = compute()
+            if len(self._products) >= REMEMBERED:
+                del self._products[next(iter(self._products))]
+        self._products[key] = found
+        return found
 
     def _wanted(self, transforms: Complexes) -> Floats:
         """The mass looked for, or what there is of it, but not too little; [..., budgets]."""

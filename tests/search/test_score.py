@@ -11,6 +11,7 @@ from made import declared
 from search.luts import draw, made_lut, many_lut, quantiles
 
 from spaceevo.config import QTSettings
+from spaceevo.search import spectra
 from spaceevo.search.score import (
     EnumeratingScorer,
     SpectralScorer,
@@ -145,6 +146,32 @@ def test_spectral_scores_depend_on_the_space_alone(many):
     spaces = list(enumerate_spaces(many.hyperspace))[:20]
     first, again = (SpectralScorer(many, budgets, options, 3) for _ in range(2))
     assert [first(space) for space in spaces] == [again(space) for space in reversed(spaces)][::-1]
+
+
+def test_spectral_scores_do_not_depend_on_what_is_remembered(many, monkeypatch):
+    options, budgets = settings_of(samples=10_000, top=50), quantiles(many, 0.3)
+    rng = np.random.default_rng(4)
+    spaces = [sample_space(many.hyperspace, rng) for _ in range(20)]
+    expected = [SpectralScorer(many, budgets, options, 3)(space) for space in spaces]
+    monkeypatch.setattr(spectra, "REMEMBERED", 3)
+    scorer = SpectralScorer(many, budgets, options, 3)
+    assert [scorer(space) for space in spaces] == expected
+
+
+def test_a_space_of_one_stage_is_no_special_case():
+    document = declared()
+    del document["stages"][2]
+    full = made_lut(parse_hyperspace("one", document), samples=4000)
+    searched = {
+        key: {(resolution, width): part for (resolution, width), part in table.items() if width == 8}
+        for key, table in full.searched.items()
+    }
+    lut = replace(full, searched=searched, fixed={})
+    options, budgets = settings_of(samples=10_000, top=500), quantiles(lut, 0.5)
+    space = sample_space(lut.hyperspace, np.random.default_rng(0))
+    found, expected = SpectralScorer(lut, budgets, options, 0)(space), EnumeratingScorer(lut, budgets, options)(space)
+    assert found.shares == pytest.approx(expected.shares, abs=5e-3)
+    assert found.losses == pytest.approx(expected.losses, rel=1e-2)
 
 
 def test_a_budget_that_nothing_can_meet_has_no_share(many):
