@@ -13,16 +13,19 @@ transforms, 1992).
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from spaceevo.search.lut import AccuracyLut, Candidates, Floats, StageKey
+from spaceevo.search.lut import ANY, AccuracyLut, Floats, StageKey
 from spaceevo.space import Hyperspace, Space, sample_space
 
 Complexes = npt.NDArray[np.complex128]
+# Some pairs of frequencies: ascending indices into [loss frequencies, latency frequencies], flattened.
+Pairs = npt.NDArray[np.intp]
 
 LOSS_FREQUENCIES, LATENCY_FREQUENCIES = 64, 64  # of loss 0 … 63, of latency −64 … 64
 MOST_FREQUENCIES = 2560  # kept of all pairs
@@ -34,13 +37,6 @@ MARGIN = 1.2  # of a circle to what lies on it, so that the edges of one end do 
 REMEMBERED = 256  # products of stages: some 80 MB for the published tables
 RANDOM_CHECKS = 8  # random spaces on which frequencies are chosen, besides uniform ones
 LOSS_POINTS = 1024  # at which the distribution of the loss is evaluated
-
-
-class Grid(NamedTuple):
-    """Pairs of frequencies, as indices into those of loss and of latency; ascending in loss."""
-
-    loss: npt.NDArray[np.intp]
-    latency: npt.NDArray[np.intp]
 
 
 class Spectrum:
@@ -68,11 +64,10 @@ class Spectrum:
         self._period_loss = MARGIN * widest or 1.0
         self._period_ms = MARGIN * max(float(self._room_ms.max()), 1e-6)
         self._damping = LOG_DAMPING * (1.0 if fineness == 1 else 1.4) / self._period_ms
-        self._loss_angles = 2j * np.pi / self._period_loss * np.arange(self._loss_count)
         latency = np.arange(-self._latest, self._latest + 1)
         self._latency_angles = 2j * np.pi / self._period_ms * latency
         self._functional = self._within(latency)
-        self._everything = Grid(*(index.ravel() for index in np.indices(self._functional.shape[1:])))
+        self._everything = np.arange(self._functional[0].size)
 
     def whole_transform(self, space: Space) -> Complexes:
         """The transform from all pairs of frequencies; complex128 [budgets, loss frequencies]."""
@@ -87,26 +82,25 @@ class Spectrum:
         return np.asarray(product(cells).reshape(self._functional.shape[1:]) * self._functional)
 
     def best_within(self, transforms: Complexes) -> tuple[Floats, Floats]:
-        """Probability of being within each budget, and mean loss of the best there; two arrays [..., budgets].
+        """Probability of being within each budget, and mean loss of the best there; two arrays [budgets].
 
         The best are the part of least loss that has the probability `mass`, or everything where that is less.
         """
         points = LOSS_POINTS * self.fineness
-        step = self._period_loss / points
-        loss = np.arange(points) * step
+        loss = np.arange(points) * (self._period_loss / points)
         mass = np.fft.irfft(transforms, points)
-        reached = np.cumsum(mass, axis=-1) - mass / 2  # up to each point
-        moment = np.cumsum(mass * loss, axis=-1) - mass * loss / 2
-        share = np.clip(transforms[..., 0].real, 0.0, 1.0)
-        end = np.minimum(points - np.argmax(reached[..., ::-1] < self.mass, axis=-1), points - 1)[..., None]
-        start = end - 1
-        low, high = np.take_along_axis(reached, start, -1), np.take_along_axis(reached, end, -1)
-        low_moment, high_moment = np.take_along_axis(moment, start, -1), np.take_along_axis(moment, end, -1)
+        moment = mass * loss
+        reached, reached_moment = np.cumsum(mass, axis=1), np.cumsum(moment, axis=1)
+        share = np.clip(transforms[:, 0].real, 0.0, 1.0)
+        whole = np.divide(reached_moment[:, -1], share, out=np.zeros_like(share), where=share > 0)
+        reached -= mass / 2  # up to each point
+        reached_moment -= moment / 2
+        end = np.minimum(points - np.argmax(reached[:, ::-1] < self.mass, axis=1), points - 1)
+        around = np.arange(len(end)), end + np.array([[-1], [0]])
+        (low, high), (low_moment, high_moment) = reached[around], reached_moment[around]
         inside = np.divide(self.mass - low, high - low, out=np.zeros_like(low), where=high > low)
-        part = (low_moment + inside * (high_moment - low_moment))[..., 0] / self.mass
-        whole = np.divide((mass * loss).sum(-1), share, out=np.zeros_like(share), where=share > 0)
-        enough = reached[..., -1] >= self.mass
-        return share, np.where(enough, part, whole) + sum(self._least_loss)
+        part = (low_moment + inside * (high_moment - low_moment)) / self.mass
+        return share, np.where(reached[:, -1] >= self.mass, part, whole) + sum(self._least_loss)
 
     def _within(self, latency: npt.NDArray[np.int_]) -> Complexes:
         """Weights [budgets, loss frequencies, latency frequencies] whose sum with a product counts what is within.
@@ -128,37 +122,37 @@ class Spectrum:
         first = self._in_widths[position].index(sent[0])
         return slice(first, first + len(sent))
 
-    def _cells(self, position: int, key: StageKey, grid: Grid, rows: slice) -> Complexes:
-        table = self.lut.table(key)
+    def _cells(self, position: int, key: StageKey, pairs: Pairs, rows: slice) -> Complexes:
+        """A stage's matrices; complex128 [widths arriving, widths leaving, resolutions, pairs of frequencies]."""
         last = position == len(self._in_widths) - 1
-        sent = (0,) if last else self.lut.out_widths(key)
+        sent = (ANY,) if last else self.lut.out_widths(key)
         in_widths, resolutions = self._in_widths[position][rows], self.lut.resolutions
-        cells = np.zeros((len(in_widths), len(sent), len(resolutions), len(grid.loss)), dtype=np.complex128)
-        for r, resolution in enumerate(resolutions):
-            for i, in_width in enumerate(in_widths):
-                candidates = table[resolution, in_width]
-                for o, width in enumerate(sent):
-                    members = slice(None) if last else candidates.out_width == width
-                    cells[i, o, r] = self._cell(position, resolution, candidates, members, last)[grid]
-        return cells
+        parts = []
+        for (i, in_width), (r, resolution) in itertools.product(enumerate(in_widths), enumerate(resolutions)):
+            candidates = self.lut.table(key)[resolution, in_width]
+            latency_ms = candidates.latency_ms - self._least_ms[position]
+            leaving = np.searchsorted(sent, candidates.out_width)
+            if last:
+                latency_ms += [self.lut.head_ms[resolution, int(width)] for width in candidates.out_width]
+                leaving = np.zeros_like(leaving)
+            share = np.full(len(leaving), 1.0 / len(leaving))
+            parts.append(((i * len(sent) + leaving) * len(resolutions) + r, share, candidates.loss, latency_ms))
+        cell, share, loss, latency_ms = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        order = np.argsort(cell, kind="stable")
+        order = order[latency_ms[order] <= self._period_ms]  # the others are beyond every budget whatever follows
+        by_loss, by_latency = self._waves(share[order], loss[order] - self._least_loss[position], latency_ms[order])
+        cells = np.zeros((len(in_widths) * len(sent) * len(resolutions), len(pairs)), dtype=np.complex128)
+        ends = np.searchsorted(cell[order], np.arange(len(cells) + 1))
+        for number, (start, end) in enumerate(itertools.pairwise(ends)):
+            cells[number] = (by_loss[start:end].T @ by_latency[start:end]).take(pairs)
+        return cells.reshape(len(in_widths), len(sent), len(resolutions), len(pairs))
 
-    def _cell(
-        self,
-        position: int,
-        resolution: int,
-        candidates: Candidates,
-        members: slice | npt.NDArray[np.bool_],
-        last: bool,
-    ) -> Complexes:
-        """The transform, at all pairs of frequencies, of some of the candidates of one arriving width."""
-        loss, latency_ms = candidates.loss[members], candidates.latency_ms[members]
-        if last:
-            latency_ms = latency_ms + [self.lut.head_ms[resolution, int(width)] for width in candidates.out_width]
-        loss, latency_ms = loss - self._least_loss[position], latency_ms - self._least_ms[position]
-        near = latency_ms <= self._period_ms  # the others are beyond every budget whatever the rest of a subnet is
-        by_loss = np.exp(np.outer(self._loss_angles, -loss[near]))
-        by_latency = np.exp(np.outer(latency_ms[near], -self._latency_angles - self._damping))
-        return np.asarray(by_loss @ by_latency / len(candidates.loss))
+    def _waves(self, share: Floats, loss: Floats, latency_ms: Floats) -> tuple[Complexes, Complexes]:
+        """Factors whose product is what candidates add to a transform; two arrays [candidates, frequencies]."""
+        by_loss = _powers(np.log(share), 2 * np.pi / self._period_loss * loss, self._loss_count)
+        first = -(self._latency_angles[0] + self._damping) * latency_ms
+        by_latency = _powers(first, 2 * np.pi / self._period_ms * latency_ms, len(self._latency_angles))
+        return by_loss, by_latency
 
 
 class SparseSpectrum(Spectrum):
@@ -175,10 +169,11 @@ class SparseSpectrum(Spectrum):
         super().__init__(lut, budgets_ms, mass)
         self._stages: dict[StageKey, Complexes] = {}
         self._products: dict[Hashable, Complexes] = {}  # in the order of their last use
-        self._grid, self._kept = self._choose(rng)
-        self._weights = self._functional[:, *self._grid]
-        self._present, self._starts = np.unique(self._grid.loss[: self._kept], return_index=True)
-        self._left_out = len(self._everything.loss) - self._kept
+        self._pairs, self._kept = self._choose(rng)
+        self._weights = self._functional.reshape(len(self._functional), -1)[:, self._pairs]
+        loss_index = self._pairs[: self._kept] // len(self._latency_angles)
+        self._present, self._starts = np.unique(loss_index, return_index=True)
+        self._left_out = len(self._everything) - self._kept
 
     def transform(self, space: Space) -> Complexes:
         """The transform of the loss of what is within each budget; complex128 [budgets, loss frequencies]."""
@@ -238,7 +233,7 @@ class SparseSpectrum(Spectrum):
         """The mass looked for, or what there is of it, but not too little; [..., budgets]."""
         return np.clip(transforms[..., 0].real, 0.2 * self.mass, self.mass)
 
-    def _choose(self, rng: np.random.Generator) -> tuple[Grid, int]:
+    def _choose(self, rng: np.random.Generator) -> tuple[Pairs, int]:
         """The pairs of frequencies that matter for various spaces and some others; and how many matter."""
         largest = np.zeros(self._functional.shape[1:])
         for space in _various(self.lut.hyperspace, rng):
@@ -247,10 +242,9 @@ class SparseSpectrum(Spectrum):
             largest = np.maximum(largest, (np.abs(parts) / wanted[:, None, None]).max(axis=0))
         chosen = largest >= max(TOLERANCE, float(np.sort(largest, axis=None)[-MOST_FREQUENCIES]))
         chosen[0, self._latest] = True
-        others = np.flatnonzero(~chosen.ravel())
+        others = np.flatnonzero(~chosen)
         sentinels = np.sort(rng.choice(others, min(SENTINELS, len(others)), replace=False))
-        indices = np.concatenate([np.flatnonzero(chosen.ravel()), sentinels])
-        return Grid(self._everything.loss[indices], self._everything.latency[indices]), int(chosen.sum())
+        return np.concatenate([np.flatnonzero(chosen), sentinels]), int(chosen.sum())
 
     def stage(self, position: int, key: StageKey) -> Complexes:
         """A stage's matrices, complex128 [widths arriving, widths leaving, resolutions, frequencies]; remembered.
@@ -258,7 +252,7 @@ class SparseSpectrum(Spectrum):
         Those of the last stage hold the head, and one width leaves.
         """
         if key not in self._stages:
-            self._stages[key] = self._cells(position, key, self._grid, slice(None))
+            self._stages[key] = self._cells(position, key, self._pairs, slice(None))
         return self._stages[key]
 
 
@@ -285,6 +279,15 @@ def product(cells: Sequence[Complexes]) -> Complexes:
     for matrices in cells[1:]:
         arriving = join(arriving, matrices)
     return np.asarray(arriving[0].mean(axis=0))
+
+
+def _powers(first: Floats | Complexes, angle: Floats, count: int) -> Complexes:
+    """e^(first − i · k · angle) for k = 0 … count − 1, from some 2 · √count exponentials each; [len(angle), count]."""
+    stride = math.isqrt(count)
+    strides = -(-count // stride)
+    coarse = np.exp(first[:, None] - 1j * np.multiply.outer(angle, stride * np.arange(strides)))
+    fine = np.exp(-1j * np.multiply.outer(angle, np.arange(stride)))
+    return np.asarray((coarse[:, :, None] * fine[:, None, :]).reshape(len(angle), strides * stride)[:, :count])
 
 
 def _filter(frequency: Floats | npt.NDArray[np.floating]) -> Floats:

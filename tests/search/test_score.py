@@ -21,6 +21,7 @@ from spaceevo.search.score import (
     most_combinations,
     qt_score,
 )
+from spaceevo.search.spectra import SparseSpectrum
 from spaceevo.space import Space, enumerate_spaces, parse_hyperspace, sample_space
 
 INFINITY = float("inf")
@@ -156,6 +157,21 @@ def test_spectral_scores_do_not_depend_on_what_is_remembered(many, monkeypatch):
     monkeypatch.setattr(spectra, "REMEMBERED", 3)
     scorer = SpectralScorer(many, budgets, options, 3)
     assert [scorer(space) for space in spaces] == expected
+
+
+def test_the_transform_of_the_pairs_that_matter_is_the_sum_over_subnets(many):
+    """At each of them, of e^(−i · loss angle · loss − (i · latency angle + damping) · latency)."""
+    spectrum = SparseSpectrum(many, quantiles(many, 1.0), 0.01, np.random.default_rng(0))
+    space = sample_space(many.hyperspace, np.random.default_rng(1))
+    loss, latency_ms, probability = combinations(many, space)
+    loss = loss - sum(spectrum._least_loss)
+    latency_ms = latency_ms - sum(spectrum._least_ms)
+    found = spectrum._total(many.keys(space))
+    for index in range(0, len(found), 97):
+        loss_index, latency_index = divmod(int(spectrum._pairs[index]), len(spectrum._latency_angles))
+        rate = spectrum._latency_angles[latency_index] + spectrum._damping
+        waves = np.exp(-2j * np.pi / spectrum._period_loss * loss_index * loss - rate * latency_ms)
+        assert found[index] == pytest.approx(probability @ waves, abs=1e-12)
 
 
 def test_a_space_of_one_stage_is_no_special_case():
