@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 
 import numpy as np
 import pandas as pd
@@ -33,24 +32,26 @@ def evolve_space(scorer: Scorer, settings: EvolutionSettings, seed: int) -> tupl
     lut, budgets_ms = scorer.lut, scorer.budgets_ms
     rng = np.random.default_rng(seed)
     seen: dict[str, tuple[Space, SpaceScore]] = {}
-    population: deque[tuple[Space, float]] = deque()
+    spaces: list[Space] = []  # the last of them are the population
     rows: list[dict[str, str | int | float]] = []
     best = 0.0
     evaluations = min(settings.evaluations, count_spaces(lut.hyperspace))
+    scores = np.zeros(evaluations)
     with progress("evolution of spaces", evaluations) as tick:
         while len(seen) < evaluations:
             parent = None
-            if len(population) >= min(settings.population, evaluations):
-                drawn = rng.choice(len(population), min(settings.parent_sample, len(population)), replace=False)
-                parent = max((population[int(i)] for i in drawn), key=lambda member: member[1])[0]
+            oldest = len(spaces) - settings.population
+            if oldest >= 0:
+                sample = min(settings.parent_sample, settings.population)
+                drawn = oldest + rng.choice(settings.population, sample, replace=False)
+                parent = spaces[drawn[np.argmax(scores[drawn])]]
             space = _unseen(lut, parent, seen, rng)
             if space is None:
                 break
             scored = scorer(space)
             seen[space.code] = space, scored
-            population.append((space, scored.score))
-            if len(population) > settings.population:
-                population.popleft()
+            scores[len(spaces)] = scored.score
+            spaces.append(space)
             best = max(best, scored.score)
             rows.append(_row(len(rows), space, parent, scored, best))
             tick(len(seen), f"best score {best:.4f}")

@@ -282,17 +282,12 @@ def smallest_latency(lut: AccuracyLut) -> float:
     """The smallest latency, in ms, of any width-consistent combination of the LUT's stage choices."""
     best = float("inf")
     for resolution in lut.resolutions:
-        reach: dict[int, float] | None = None
-        for tables in lut.alternatives():
-            if reach is None:
-                reach = {in_width: 0.0 for _, in_width in tables[0]}
-            following: dict[int, float] = {}
-            for table in tables:
-                for in_width, so_far in reach.items():
-                    candidates = table[resolution, in_width]
-                    for width, latency in zip(candidates.out_width, candidates.latency_ms, strict=True):
-                        following[int(width)] = min(following.get(int(width), float("inf")), so_far + float(latency))
-            reach = following
-        assert reach is not None
+        alternatives = lut.alternatives()
+        reach = {in_width: 0.0 for _, in_width in alternatives[0][0]}
+        for tables in alternatives:
+            parts = [(table[resolution, in_width], so_far) for table in tables for in_width, so_far in reach.items()]
+            widths = np.concatenate([candidates.out_width for candidates, _ in parts])
+            reached_ms = np.concatenate([candidates.latency_ms + so_far for candidates, so_far in parts])
+            reach = {int(width): float(reached_ms[widths == width].min()) for width in np.unique(widths)}
         best = min(best, *(ms + lut.head_ms[resolution, width] for width, ms in reach.items()))
     return best

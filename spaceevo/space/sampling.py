@@ -31,14 +31,21 @@ def sample_space(hyperspace: Hyperspace, rng: np.random.Generator) -> Space:
 
 def mutate_space(space: Space, rng: np.random.Generator) -> Space:
     """`space` with the block type or the width window of one stage changed to another; never `space` itself."""
-    moves: list[tuple[int, int | None, int | None]] = []
-    for index, stage in enumerate(space.hyperspace.searched_stages):
-        moves += [(index, i, None) for i in range(len(space.hyperspace.block_types)) if i != space.block_types[index]]
-        moves += [(index, None, i) for i in range(stage.windows) if i != space.windows[index]]
-    kind_is_type = bool(rng.integers(2))
-    preferred = [move for move in moves if (move[1] is not None) == kind_is_type]
-    index, block_type, window = _choose(rng, preferred or moves)
-    return space.with_stage(index, block_type=block_type, window=window)
+    by_type = bool(rng.integers(2))
+    moves = _moves(space, by_type)
+    if not moves:
+        by_type = not by_type
+        moves = _moves(space, by_type)
+    index, other = _choose(rng, moves)
+    return space.with_stage(index, block_type=other) if by_type else space.with_stage(index, window=other)
+
+
+def _moves(space: Space, by_type: bool) -> list[tuple[int, int]]:
+    """Each stage's number with each other block type (or window) that it can have."""
+    now = space.block_types if by_type else space.windows
+    types = len(space.hyperspace.block_types)
+    counts = [types if by_type else stage.windows for stage in space.hyperspace.searched_stages]
+    return [(index, i) for index, count in enumerate(counts) for i in range(count) if i != now[index]]
 
 
 def sample_stage(options: StageOptions, rng: np.random.Generator, *, depth: int | None = None) -> StageChoice:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made import small_hyperspace
+from made import declared, small_hyperspace
 
 from spaceevo.space import (
     Space,
@@ -17,6 +17,7 @@ from spaceevo.space import (
     load_hyperspace,
     mutate_space,
     mutate_subnet,
+    parse_hyperspace,
     sample_space,
     sample_stage,
     sample_subnet,
@@ -78,6 +79,15 @@ def test_where_no_window_can_change_the_block_type_does():
     assert [stage.name for stage in fixed] == ["stage2"]  # the only window of it can never be drawn
     rng = np.random.default_rng(0)
     assert all(mutate_space(space, rng).windows[1] == 0 for _ in range(200))
+
+
+def test_where_all_windows_are_the_only_ones_every_mutation_is_of_a_block_type():
+    document = declared()
+    document["stages"][1]["widths"] = [8, 16]
+    space = Space(parse_hyperspace("narrow", document), (0, 2), (0, 0))
+    rng = np.random.default_rng(0)
+    mutated = [mutate_space(space, rng) for _ in range(50)]
+    assert all(other.windows == (0, 0) and differences(space, other) == 1 for other in mutated)
 
 
 def test_a_mutation_of_probability_zero_and_one():
