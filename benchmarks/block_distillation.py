@@ -17,7 +17,7 @@ from spaceevo.quant.grids import image_grid
 from spaceevo.quant.quantizers import fp32
 from spaceevo.scripting import run
 from spaceevo.space import load_hyperspace
-from spaceevo.train.blocks import Students, students_losses
+from spaceevo.train.blocks import Students, students_parts
 from spaceevo.train.loop import subnet_rng
 from spaceevo.train.memory import keep_freed_memory
 
@@ -87,8 +87,8 @@ def _step(students: Students, teacher: Teacher, images: torch.Tensor, random_cho
     """CPU seconds of one step."""
     start = time.process_time()
     students.zero_grad(set_to_none=True)
-    for _, loss in students_losses(students, teacher, images, random_choices, subnet_rng(0, step), fp32):
-        loss.backward()
+    for part in students_parts(students, teacher, images, random_choices, subnet_rng(0, step), fp32):
+        part.loss().backward()
     return time.process_time() - start
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import Lock
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ class Pictures:
         self._prepare = prepare
         self._free = kept_bytes
         self._kept: dict[tuple[int, int], Tensor] = {}
+        self._lock = Lock()  # several threads may go through them at a time
 
     @staticmethod
     def of_split(
@@ -93,10 +95,11 @@ class Pictures:
         if key in self._kept:
             return self._kept[key]
         made = make(resolution, number)
-        # Decoding costs most: room for what is still to be decoded is not given to what is resized.
-        stored = [kept.nbytes for (kind, _), kept in self._kept.items() if kind == _STORED]
-        reserved = 0 if resolution == _STORED else (self._count - len(stored)) * max(stored, default=0)
-        if made.nbytes <= self._free - reserved:
-            self._free -= made.nbytes
-            self._kept[key] = made
+        with self._lock:
+            # Decoding costs most: room for what is still to be decoded is not given to what is resized.
+            stored = [kept.nbytes for (kind, _), kept in self._kept.items() if kind == _STORED]
+            reserved = 0 if resolution == _STORED else (self._count - len(stored)) * max(stored, default=0)
+            if key not in self._kept and made.nbytes <= self._free - reserved:
+                self._free -= made.nbytes
+                self._kept[key] = made
         return made

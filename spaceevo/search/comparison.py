@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from spaceevo.config import SubnetSearchSettings
+from spaceevo.parallel import Mapper
 from spaceevo.progress import progress
 from spaceevo.search.subnets import NEARNESS, fastest_subnet, search_subnets
 from spaceevo.space import Hyperspace, Space, Subnet, sample_subnet
@@ -36,6 +37,7 @@ def outcomes(
     settings: SubnetSearchSettings,
     random_subnets: int,
     seed: int,
+    mapper: Mapper = map,
 ) -> pd.DataFrame:
     """What a trained supernet gives within each budget: its best subnet, and random ones that cost about as much.
 
@@ -43,6 +45,7 @@ def outcomes(
         val_accuracy, test_accuracy: of a subnet, 0 to 1; test is read for the best alone.
         budgets_ms: ascending; those that no subnet of the space meets have no rows.
         random_subnets: per budget, drawn uniformly among those that take the budget or up to a quarter less.
+        mapper: applies accuracies to subnets.
 
     Returns:
         Columns kind (best or random), budget (its number), budget_ms, subnet, latency_ms, val_accuracy and
@@ -52,17 +55,20 @@ def outcomes(
     reached = [(number, budget) for number, budget in enumerate(budgets_ms) if budget >= fastest_ms]
     rows = []
     if reached:
-        best, _ = search_subnets(space, latency_ms, val_accuracy, [ms for _, ms in reached], settings, seed)
-        tested = {found.subnet: test_accuracy(found.subnet) for found in best}
+        best, _ = search_subnets(space, latency_ms, val_accuracy, [ms for _, ms in reached], settings, seed, mapper)
+        winners = list(dict.fromkeys(found.subnet for found in best))
+        tested = dict(zip(winners, mapper(test_accuracy, winners), strict=True))
         for (number, budget), found in zip(reached, best, strict=True):
             measured = found.latency_ms, found.accuracy, tested[found.subnet]
             rows.append((BEST, number, budget, found.subnet.code, *measured))
     rng = np.random.default_rng(seed)
     with progress("random subnets", len(reached) * random_subnets) as tick:
-        for number, budget in reached:
-            for subnet, ms in _about_as_slow(space, latency_ms, budget, random_subnets, rng):
-                rows.append((RANDOM, number, budget, subnet.code, ms, val_accuracy(subnet), np.nan))
-                tick(len(rows))
+        for done, (number, budget) in enumerate(reached):
+            drawn = _about_as_slow(space, latency_ms, budget, random_subnets, rng)
+            accuracies = mapper(val_accuracy, [subnet for subnet, _ in drawn])
+            for count, ((subnet, ms), measured_accuracy) in enumerate(zip(drawn, accuracies, strict=True), start=1):
+                rows.append((RANDOM, number, budget, subnet.code, ms, measured_accuracy, np.nan))
+                tick(done * random_subnets + count)
     names = ["kind", "budget", "budget_ms", "subnet", "latency_ms", "val_accuracy", "test_accuracy"]
     return pd.DataFrame(rows, columns=names)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from spaceevo.config import SubnetSearchSettings
 from spaceevo.errors import BudgetError
+from spaceevo.parallel import Mapper
 from spaceevo.progress import progress
 from spaceevo.space import Space, Subnet, cross_subnets, mutate_subnet, sample_subnet
 
@@ -26,6 +28,14 @@ class Found:
     accuracy: float
 
 
+class Proposal(NamedTuple):
+    """A subnet to evaluate: latency in ms, and how it came about."""
+
+    subnet: Subnet
+    latency_ms: float
+    origin: str
+
+
 def search_subnets(
     space: Space,
     latency_ms: Callable[[Subnet], float],
@@ -33,10 +43,14 @@ def search_subnets(
     budgets_ms: Sequence[float],
     settings: SubnetSearchSettings,
     seed: int,
+    mapper: Mapper = map,
 ) -> tuple[list[Found], pd.DataFrame]:
-    """Evolutionary search: budgets take turns, each asking for children of the best subnets within it.
+    """Evolutionary search in rounds: each budget asks for a child of the best subnets within it, and all are evaluated.
 
     No subnet is evaluated twice.
+
+    Args:
+        mapper: applies `accuracy` to the subnets of a round; the result is the same however many it takes at a time.
 
     Returns:
         The best subnet within each budget, in the order of `budgets_ms`; and every evaluated subnet, columns code,
@@ -47,22 +61,22 @@ def search_subnets(
         BudgetError: a budget is below the fastest subnet's latency, which the sentence states.
     """
     fastest = fastest_subnet(space, latency_ms)
-    _check_budgets(space, latency_ms(fastest), budgets_ms)
+    fastest_ms = latency_ms(fastest)
+    _check_budgets(space, fastest_ms, budgets_ms)
     rng = np.random.default_rng(seed)
-    found = {fastest.code: Found(fastest, latency_ms(fastest), accuracy(fastest))}
+    found = {fastest.code: Found(fastest, fastest_ms, accuracy(fastest))}
     origins = {fastest.code: "fastest"}
     with progress("subnet search", settings.evaluations) as tick:
-        number = 0
-        while len(found) < settings.evaluations and number < 2 * settings.evaluations:
-            budget = budgets_ms[number % len(budgets_ms)]
-            number += 1
-            proposal = _propose(space, latency_ms, budget, found, settings, len(found) < settings.initial, rng)
-            if proposal is None:
-                continue
-            subnet, ms, origin = proposal
-            found[subnet.code] = Found(subnet, ms, accuracy(subnet))
-            origins[subnet.code] = origin
-            tick(len(found), f"best accuracy {max(f.accuracy for f in found.values()):.4f}")
+        for _ in range(2 * settings.evaluations):
+            if len(found) >= settings.evaluations:
+                break
+            proposals = _round(space, latency_ms, budgets_ms, found, settings, rng)
+            accuracies = mapper(accuracy, [proposal.subnet for proposal in proposals])
+            for proposal, measured in zip(proposals, accuracies, strict=True):
+                code = proposal.subnet.code
+                found[code] = Found(proposal.subnet, proposal.latency_ms, measured)
+                origins[code] = proposal.origin
+                tick(len(found), f"best accuracy {max(f.accuracy for f in found.values()):.4f}")
     best = [best_within(found.values(), budget, 1)[0] for budget in budgets_ms]
     return best, _table(found, origins)
 
@@ -96,35 +110,56 @@ def _check_budgets(space: Space, fastest_ms: float, budgets_ms: Sequence[float])
         )
 
 
+def _round(
+    space: Space,
+    latency_ms: Callable[[Subnet], float],
+    budgets_ms: Sequence[float],
+    found: Mapping[str, Found],
+    settings: SubnetSearchSettings,
+    rng: np.random.Generator,
+) -> list[Proposal]:
+    """A new subnet for each budget in turn, as far as some are found and there are evaluations left."""
+    proposals: dict[str, Proposal] = {}
+    for budget in budgets_ms:
+        known = len(found) + len(proposals)
+        if known >= settings.evaluations:
+            break
+        parents = [] if known < settings.initial else best_within(found.values(), budget, settings.parents)
+        taken = found.keys() | proposals.keys()
+        proposal = _propose(space, latency_ms, budget, parents, taken, settings.mutation_probability, rng)
+        if proposal is not None:
+            proposals[proposal.subnet.code] = proposal
+    return list(proposals.values())
+
+
 def _propose(
     space: Space,
     latency_ms: Callable[[Subnet], float],
     budget: float,
-    found: dict[str, Found],
-    settings: SubnetSearchSettings,
-    random: bool,
+    parents: Sequence[Found],
+    taken: Set[str],
+    mutation_probability: float,
     rng: np.random.Generator,
-) -> tuple[Subnet, float, str] | None:
-    """A new subnet within `budget`, preferably not far below it; None where none was met with."""
-    parents = [] if random else best_within(found.values(), budget, settings.parents)
+) -> Proposal | None:
+    """A new subnet within `budget`, preferably not far below it, random without parents; None where none was met."""
     fallback = None
     for attempt in range(TRIES):
         if not parents:
             subnet, origin = sample_subnet(space, rng), "random"
         elif len(parents) == 1 or rng.random() < 0.5:
             parent = parents[int(rng.integers(len(parents)))].subnet
-            subnet, origin = mutate_subnet(space, parent, settings.mutation_probability, rng), "mutation"
+            subnet, origin = mutate_subnet(space, parent, mutation_probability, rng), "mutation"
         else:
             first, second = rng.choice(len(parents), 2, replace=False)
             subnet, origin = cross_subnets(parents[first].subnet, parents[second].subnet, rng), "crossover"
-        if subnet.code in found:
+        if subnet.code in taken:
             continue
         ms = latency_ms(subnet)
         if ms > budget:
             continue
         if ms >= NEARNESS * budget:
-            return subnet, ms, origin
-        fallback = fallback or (subnet, ms, origin)
+            return Proposal(subnet, ms, origin)
+        fallback = fallback or Proposal(subnet, ms, origin)
         if attempt >= TRIES // 4:
             break
     return fallback

@@ -21,7 +21,7 @@ from spaceevo.nn.teacher import Teacher
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
 from spaceevo.space import Hyperspace, Stage, StageChoice, StageOptions, sample_stage
-from spaceevo.train.loop import Objective, Task, subnet_rng, train
+from spaceevo.train.loop import Objective, Part, Task, subnet_rng, train
 from spaceevo.train.losses import noise_to_signal
 
 PHASES = ("fp32", "int8")  # each with a checkpoint of its own
@@ -128,30 +128,33 @@ def _sandwich(
 def _objective(
     students: Students, teacher: Teacher, random_choices: int, task: Task, precision: Precision
 ) -> Objective:
-    def objective(step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def objective(step: int, x: Tensor, y: Tensor) -> Iterator[Part]:
         rng = subnet_rng(task.seed, step)
         resolution = int(rng.choice(students.hyperspace.block_kd_resolutions))
-        yield from students_losses(students, teacher, resize(x, resolution), random_choices, rng, precision)
+        yield from students_parts(students, teacher, resize(x, resolution), random_choices, rng, precision)
 
     return objective
 
 
-def students_losses(
+def students_parts(
     students: Students,
     teacher: Teacher,
     x: Tensor,
     random_choices: int,
     rng: np.random.Generator,
     precision: Precision,
-) -> Iterator[tuple[str, Tensor]]:
-    """What is trained and its loss, for every choice that a step takes of every student; one pass of the teacher."""
+) -> Iterator[Part]:
+    """A part for every choice that a step takes of every student; one pass of the teacher serves them all."""
     features = teacher_features(teacher, x, students.last)
     for stage in students.stages:
         source, target = features[students.before[stage.name]], features[stage.name]
         for key, student, options in students.of_stage(stage):
             for label, choice in _sandwich(student, options, random_choices, rng):
-                output = student(source, choice.in_width, choice.stage, precision)
-                yield f"{key}, {label}", noise_to_signal(output, target)
+                yield Part(f"{key}, {label}", student, partial(_loss, student, source, target, choice, precision))
+
+
+def _loss(student: StageStudent, source: Tensor, target: Tensor, choice: StudentChoice, precision: Precision) -> Tensor:
+    return noise_to_signal(student(source, choice.in_width, choice.stage, precision), target)
 
 
 @torch.no_grad()

@@ -6,11 +6,12 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,16 +23,25 @@ from spaceevo.config import Augment, Recipe
 from spaceevo.data.loader import batches, steps_per_epoch
 from spaceevo.data.splits import Split
 from spaceevo.errors import ArtifactError, TrainingError
+from spaceevo.parallel import MOST_AT_ONCE, Mapper, SideBySide, share_threads
 from spaceevo.progress import progress
 from spaceevo.train.memory import keep_freed_memory
 
 CHECKPOINT_KIND = "checkpoint"
 
 
-class Objective(Protocol):
-    """Yields (what is trained, its loss) for one batch; each loss is back-propagated before the next is computed."""
+class Part(NamedTuple):
+    """A part of a training step: what is trained, which module holds all its parameters, and how to get its loss."""
 
-    def __call__(self, step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]: ...
+    label: str
+    module: nn.Module
+    loss: Callable[[], Tensor]
+
+
+class Objective(Protocol):
+    """The parts of a step on one batch, whose losses add up. A part may wait for one before it, not for a later one."""
+
+    def __call__(self, step: int, x: Tensor, y: Tensor) -> Iterable[Part]: ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class Task:
         checkpoint: file that holds the state of an unfinished run; removed by `finish` when its artifact is written.
         checkpoint_steps: steps between two checkpoints.
         workers: processes that decode pictures.
+        at_once: parts of a step that are computed side by side; the gradients are the same.
     """
 
     label: str
@@ -53,6 +64,7 @@ class Task:
     augment: Augment | None = None
     checkpoint_steps: int = 100
     workers: int = 0
+    at_once: int = 1
 
     def phase(self, name: str) -> Task:
         """This task for one of several phases, with a checkpoint of its own."""
@@ -80,15 +92,19 @@ def train(
     steps = max(round(recipe.epochs * per_epoch), 1)
     run = _fingerprint(module, recipe, task, record.params)
     start = _restore(task.checkpoint, run, module, optimizer, average, record, accelerator)
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    with progress(task.label, steps, quiet=not accelerator.is_main_process) as tick:
+    trained = cache(_trained)
+    parameters = trained(module)
+    with (
+        progress(task.label, steps, quiet=not accelerator.is_main_process) as tick,
+        SideBySide(task.at_once) as side_by_side,
+    ):
         for step, (x, y) in _steps(task, recipe, start, steps, per_epoch, accelerator):
             rate = learning_rate(recipe, step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
             with _enough_memory(task, recipe, step):
-                losses = _back_propagate(objective, step, x, y, recipe, accelerator)
+                losses = _back_propagate(objective, step, x, y, recipe, trained, side_by_side, accelerator)
             total = _checked(losses, _average_gradients(parameters, losses, accelerator), step, rate, task)
             nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
             optimizer.step()
@@ -101,6 +117,12 @@ def train(
     if average is not None:
         average.to_module()
     module.eval()
+
+
+def share_threads_of_parts(threads: int, accelerator: Accelerator) -> int:
+    """How many parts of a step to compute side by side: one on a GPU, and where processes exchange sums in each."""
+    alone = accelerator.device.type != "cpu" or accelerator.num_processes > 1
+    return share_threads(threads, 1 if alone else MOST_AT_ONCE)
 
 
 class WeightAverage:
@@ -172,22 +194,36 @@ def _steps(
 
 
 def _back_propagate(
-    objective: Objective, step: int, x: Tensor, y: Tensor, recipe: Recipe, accelerator: Accelerator
+    objective: Objective,
+    step: int,
+    x: Tensor,
+    y: Tensor,
+    recipe: Recipe,
+    trained: Callable[[nn.Module], list[nn.Parameter]],
+    mapper: Mapper,
+    accelerator: Accelerator,
 ) -> dict[str, Tensor]:
-    """Add the gradients of every loss of a step; returns the losses, still on the device."""
+    """Add the gradients of every part of a step, in their order; returns the losses, still on the device."""
     device = accelerator.device
     # Channels last: depthwise convolutions train several times faster so, on CPUs and on GPUs alike.
     images = x.to(device, non_blocking=True, memory_format=torch.channels_last)
-    stream = objective(step, images, y.to(device, non_blocking=True))
-    losses: dict[str, Tensor] = {}
-    while True:
+
+    def gradients(part: Part) -> tuple[Part, Tensor, Sequence[Tensor | None]]:
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16 and device.type == "cuda"):
-            item = next(stream, None)
-        if item is None:
-            return losses
-        name, loss = item
-        accelerator.backward(loss)
-        losses[name] = loss.detach()
+            loss = part.loss()
+        return part, loss.detach(), torch.autograd.grad(loss, trained(part.module), allow_unused=True)
+
+    losses: dict[str, Tensor] = {}
+    for part, loss, found in mapper(gradients, objective(step, images, y.to(device, non_blocking=True))):
+        losses[part.label] = loss
+        for parameter, gradient in zip(trained(part.module), found, strict=True):
+            if gradient is not None:  # cloned, for a gradient may be that of several parameters
+                parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
+    return losses
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of mallopt(3)
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # of mallopt(3)
 _KEPT = 2**31 - 1  # bytes: more of free memory than this at the heap's end goes back to the system
 
 
@@ -21,4 +21,6 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # another C library than glibc
         return False
-    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, _KEPT) and mallopt(_TOP_PAD, 1 << 26))
+    # One arena for all threads: what one frees serves the others, and other arenas hold no tensor above 64 MiB.
+    understood = mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, _KEPT), mallopt(_TOP_PAD, 1 << 26)
+    return all(understood) and bool(mallopt(_ARENA_MAX, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 
 import torch
@@ -18,7 +19,7 @@ from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
 from spaceevo.space import Subnet, sample_subnet
-from spaceevo.train.loop import Objective, Task, subnet_rng, train
+from spaceevo.train.loop import Objective, Part, Task, subnet_rng, train
 from spaceevo.train.losses import alpha_divergence
 from spaceevo.train.sampling import Sampler, uniform
 
@@ -106,15 +107,30 @@ def _objective(
     sample = sampler or uniform(space)
     share = accelerator.process_index, accelerator.num_processes
 
-    def objective(step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def objective(step: int, x: Tensor, y: Tensor) -> Iterator[Part]:
         rng = subnet_rng(task.seed, step)
-        logits = supernet(x, space.largest, precision, dropout=_dropout(sandwich.dropout, task.seed, step, share))
-        yield space.largest.code, F.cross_entropy(logits, y, label_smoothing=sandwich.label_smoothing)
+        target: Future[Tensor] = Future()
+
+        def of_largest() -> Tensor:
+            try:
+                logits = supernet(
+                    x, space.largest, precision, dropout=_dropout(sandwich.dropout, task.seed, step, share)
+                )
+            except BaseException as error:
+                target.set_exception(error)
+                raise
+            target.set_result(logits.detach())
+            return F.cross_entropy(logits, y, label_smoothing=sandwich.label_smoothing)
+
+        def of_student(subnet: Subnet) -> Tensor:
+            logits = supernet(x, subnet, precision)
+            return alpha_divergence(logits, target.result())
+
+        yield Part(space.largest.code, supernet, of_largest)
         if step < steps_alone:
             return
-        target = logits.detach()
         for student in (space.smallest, *(sample(rng) for _ in range(sandwich.random_subnets))):
-            yield student.code, alpha_divergence(supernet(x, student, precision), target)
+            yield Part(student.code, supernet, partial(of_student, student))
 
     return objective
 

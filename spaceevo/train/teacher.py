@@ -12,7 +12,7 @@ from spaceevo.artifacts import Record
 from spaceevo.config import Recipe
 from spaceevo.data.transforms import resize
 from spaceevo.nn.teacher import Teacher
-from spaceevo.train.loop import Task, subnet_rng, train
+from spaceevo.train.loop import Part, Task, subnet_rng, train
 
 
 def train_teacher(
@@ -26,9 +26,12 @@ def train_teacher(
 ) -> None:
     """Train in place; every step at one of `resolutions`, drawn at random: students ask for features at all of them."""
 
-    def objective(step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def objective(step: int, x: Tensor, y: Tensor) -> Iterator[Part]:
         resolution = int(subnet_rng(task.seed, step).choice(resolutions))
-        logits = teacher(resize(x, resolution))
-        yield f"the teacher at {resolution} pixels", F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+
+        def loss() -> Tensor:
+            return F.cross_entropy(teacher(resize(x, resolution)), y, label_smoothing=label_smoothing)
+
+        yield Part(f"the teacher at {resolution} pixels", teacher, loss)
 
     train(teacher, objective, recipe, task, record, accelerator)

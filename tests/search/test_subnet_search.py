@@ -6,6 +6,7 @@ from made import small_hyperspace
 
 from spaceevo.config import SubnetSearchSettings
 from spaceevo.errors import BudgetError
+from spaceevo.parallel import SideBySide
 from spaceevo.search.subnets import search_subnets
 from spaceevo.space import Space, load_hyperspace, sample_space, sample_subnet
 
@@ -93,6 +94,13 @@ def test_the_front_holds_those_that_none_beats_in_both(budgets, seed):
     }
     chosen = table[table["on_front"]]
     assert set(zip(chosen["latency_ms"], chosen["accuracy"], strict=True)) == front
+
+
+def test_it_finds_the_same_however_many_are_evaluated_at_a_time(budgets):
+    arguments = LARGE, latency_ms(LARGE), accuracy(LARGE), budgets, settings(), 0
+    with SideBySide(2) as mapper:
+        (best, table), (alone, alone_table) = search_subnets(*arguments, mapper), search_subnets(*arguments)
+    assert best == alone and table.equals(alone_table)
 
 
 def test_it_depends_on_the_seed_alone(budgets):

@@ -14,7 +14,7 @@ from torch import nn
 from spaceevo.artifacts import Record, read_header, read_tensors
 from spaceevo.config import Augment, Recipe
 from spaceevo.errors import DataError, TrainingError
-from spaceevo.train.loop import CHECKPOINT_KIND, Task, WeightAverage, finish, learning_rate, subnet_rng, train
+from spaceevo.train.loop import CHECKPOINT_KIND, Part, Task, WeightAverage, finish, learning_rate, subnet_rng, train
 
 RECIPE = Recipe(epochs=2, batch_size=12, learning_rate=0.05, warmup=0.2, weight_decay=0.1)
 STEPS = 10  # of five full batches of 12 out of 64 images, twice
@@ -50,8 +50,8 @@ def cross_entropy(net, seen=None, stop_at=None):
             raise KilledError
         if seen is not None:
             seen.append(step)
-        yield "the net", nn.functional.cross_entropy(net(x), y)
-        yield "its size", 0.01 * net.linear.weight.square().sum()
+        yield Part("the net", net, lambda: nn.functional.cross_entropy(net(x), y))
+        yield Part("its size", net.linear, lambda: 0.01 * net.linear.weight.square().sum())
 
     return objective
 
@@ -211,8 +211,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(sett
     net = Net()
 
     def objective(step, x, y):
-        yield "d1#2_k3", nn.functional.cross_entropy(net(x), y)
-        yield "d1#1_k5", net.linear.bias.sum() * (bad if step == 7 else 0)
+        yield Part("d1#2_k3", net, lambda: nn.functional.cross_entropy(net(x), y))
+        yield Part("d1#1_k5", net, lambda: net.linear.bias.sum() * (bad if step == 7 else 0))
 
     with pytest.raises(TrainingError) as caught:
         setting.run(net, objective=objective)
@@ -235,7 +235,8 @@ def test_weight_decay_falls_on_convolution_and_linear_weights_alone(setting):
     net, untouched = Net(), Net()
 
     def objective(step, x, y):
-        yield "nothing", sum((p * 0).sum() for name, p in net.named_parameters() if name != "unused")
+        used = [parameter for name, parameter in net.named_parameters() if name != "unused"]
+        yield Part("nothing", net, lambda: sum((parameter * 0).sum() for parameter in used))
 
     setting.run(net, objective=objective)
     kept = math.prod(1 - learning_rate(RECIPE, step, STEPS) * RECIPE.weight_decay for step in range(STEPS))
@@ -252,7 +253,7 @@ def test_the_gradient_is_clipped(setting):
     net = Net()
 
     def objective(step, x, y):
-        yield "steep", 1e4 * net(x).sum()
+        yield Part("steep", net, lambda: 1e4 * net(x).sum())
 
     setting.run(net, objective=objective, recipe=recipe)
     arrays, content = read_tensors(setting.task.checkpoint, CHECKPOINT_KIND)
@@ -266,7 +267,7 @@ def test_losses_of_one_step_add_up(setting):
     first, second = Net(), Net()
 
     def together(step, x, y):
-        yield "sum", sum(loss for _, loss in cross_entropy(second)(step, x, y))
+        yield Part("sum", second, lambda: sum(part.loss() for part in cross_entropy(second)(step, x, y)))
 
     recipe = RECIPE.model_copy(update={"epochs": 0.2})
     setting.run(first, recipe=recipe)
@@ -277,6 +278,44 @@ def test_losses_of_one_step_add_up(setting):
         for tensor, other in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
         if tensor.is_floating_point()
     )
+
+
+def test_parts_side_by_side_give_the_same_weights(setting):
+    """Bit for bit, although many parts share weights and end in any order."""
+
+    def many(net):
+        def objective(step, x, y):
+            for number in range(12):
+                power = 1 + number % 3
+                yield Part(str(number), net, lambda power=power: net(x).abs().pow(power).mean() / (1 + power))
+
+        return objective
+
+    alone, together = Net(), Net()
+    setting.run(alone, objective=many(alone))
+    finish(setting.task)
+    setting.run(together, objective=many(together), task=replace(setting.task, at_once=4))
+    assert same(alone, together) and not same(alone, Net())
+
+
+def test_a_gradient_that_two_parameters_share_is_not_counted_twice(setting):
+    """A sum passes the very same gradient to both of its terms."""
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+
+    net = Sum()
+
+    def objective(step, x, y):
+        for number in range(2):
+            yield Part(str(number), net, lambda: (net.first + net.second).sum())
+
+    setting.run(net, objective=objective, recipe=RECIPE.model_copy(update={"epochs": 0.2, "clip_norm": 1e6}))
+    arrays, _ = read_tensors(setting.task.checkpoint, CHECKPOINT_KIND)
+    for name in ("first", "second"):
+        assert arrays[f"optimizer.exp_avg.{name}"] == pytest.approx(0.2)  # a tenth of 1 + 1
 
 
 def test_fractions_of_an_epoch_are_rounded_to_steps_and_one_at_least(setting):
@@ -327,7 +366,10 @@ def test_memory_that_runs_out_says_what_to_lower(setting, error):
     def objective(step, x, y):
         yield from cross_entropy(net)(step, x, y)
         if step == 7:
-            raise error
+            yield Part("one too many", net, failing)
+
+    def failing():
+        raise error
 
     with pytest.raises(
         TrainingError, match=r"^a net: memory ran out at step 7, with a batch_size of 12: lower it, to 6"

@@ -111,9 +111,9 @@ def test_each_student_is_trained_at_its_largest_its_smallest_and_at_random(teach
 
     def recording(module, objective, *rest):
         def recorded(step, x, y):
-            for label, loss in objective(step, x, y):
-                labels.append((step, label))
-                yield label, loss
+            for part in objective(step, x, y):
+                labels.append((step, part.label))
+                yield part
 
         train(module, recorded, *rest)
 

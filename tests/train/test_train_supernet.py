@@ -1,5 +1,6 @@
 """Both phases of the supernet: which subnets a step trains, that it learns, and that it resumes exactly."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -115,6 +116,30 @@ def test_dropout_is_for_the_largest_alone_and_depends_on_the_step(task):
     seen = watch(again)
     run_fp32(again, task.phase("again"), SANDWICH.model_copy(update={"dropout": 0.25, "largest_alone": 0.0}))
     assert torch.equal(seen[0].dropout(x), masks[0]) and same(supernet, again)
+
+
+def test_subnets_side_by_side_give_the_same_weights(task):
+    """Bit for bit, in both phases: gradients are added up in the order of the sandwich."""
+    alone, together = made_supernet(), made_supernet()
+    for supernet, at_once in ((alone, 1), (together, 2)):
+        own = replace(task, at_once=at_once).phase(f"at_once_{at_once}")
+        run_fp32(supernet, own.phase("fp32"))
+        run_int8(supernet, own.phase("int8"))
+    assert same(alone, together) and not same(alone, made_supernet())
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_an_error_of_the_largest_is_not_waited_for(task, at_once):
+    """The subnets beside it learn from its logits, which then never come."""
+    supernet = made_supernet()
+
+    def fail(module, args, kwargs):
+        if args[1] == supernet.space.largest:
+            raise KilledError
+
+    supernet.register_forward_pre_hook(fail, with_kwargs=True)
+    with pytest.raises(KilledError):
+        run_fp32(supernet, replace(task, at_once=at_once), SANDWICH.model_copy(update={"largest_alone": 0.0}))
 
 
 @pytest.mark.parametrize("stop_after", [5, 8 + 4 * 2 + 1, 8 + 4 * 5])

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import torch
-
 from spaceevo.artifacts import Record, write_table
 from spaceevo.config import ExportParams, SearchParams
 from spaceevo.data.pictures import Pictures
@@ -12,6 +10,7 @@ from spaceevo.data.splits import load_split
 from spaceevo.latency.budgets import resolve_budgets
 from spaceevo.latency.devices import read_own_predictor
 from spaceevo.nn.store import load_supernet
+from spaceevo.parallel import SideBySide, share_threads
 from spaceevo.scripting import run
 from spaceevo.search.comparison import OUTCOMES_KIND, outcomes
 from spaceevo.search.evaluator import SubnetEvaluator
@@ -35,7 +34,7 @@ def main(
     output: Path,
 ) -> None:
     """Write the outcomes of one supernet to `output`; `budgets` is a JSON list, and percentages have a seed."""
-    torch.set_num_threads(threads)
+    at_once = share_threads(threads)
     record = Record(
         {"search": search.model_dump(), "export": export.model_dump(), "budgets": json.loads(budgets)}, seed
     )
@@ -53,16 +52,18 @@ def main(
     def latency_ms(subnet: Subnet) -> float:
         return latency.predict_subnet(space, subnet, classes).latency_ms
 
-    table = outcomes(
-        space,
-        latency_ms,
-        evaluator(val, search.val_images, search.recalibration_images).accuracy,
-        evaluator(test, None, export.recalibration_images).accuracy,
-        budgets_ms,
-        search.settings,
-        random_subnets,
-        seed,
-    )
+    with SideBySide(at_once) as mapper:
+        table = outcomes(
+            space,
+            latency_ms,
+            evaluator(val, search.val_images, search.recalibration_images).accuracy,
+            evaluator(test, None, export.recalibration_images).accuracy,
+            budgets_ms,
+            search.settings,
+            random_subnets,
+            seed,
+            mapper,
+        )
     write_table(output, OUTCOMES_KIND, table, record)
 
 

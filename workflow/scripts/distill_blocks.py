@@ -13,7 +13,7 @@ from spaceevo.nn.store import STUDENT_KIND, load_teacher, write_module
 from spaceevo.scripting import run
 from spaceevo.space import load_hyperspace
 from spaceevo.train.blocks import PHASES, Students, distill
-from spaceevo.train.loop import Task, finish
+from spaceevo.train.loop import Task, finish, share_threads_of_parts
 
 
 def main(
@@ -31,8 +31,8 @@ def main(
     folder: Path,
 ) -> None:
     """Write `<stage>_<block type>.safetensors` into `folder` for each of `stages` and every block type."""
-    torch.set_num_threads(threads)
     accelerator = Accelerator()
+    at_once = share_threads_of_parts(threads, accelerator)
     record = Record({"hyperspace": hyperspace, "blocks": blocks.model_dump(), "augment": augment.model_dump()}, seed)
     space = load_hyperspace(hyperspace)
     network, spec = load_teacher(teacher)
@@ -40,7 +40,7 @@ def main(
     initialise(students, torch.Generator().manual_seed(seed))
     resolution = space.block_kd_resolutions[-1]
     label = f"blocks of {', '.join(stages)}"
-    task = Task(label, load_split(train), resolution, seed, checkpoint, augment, checkpoint_steps, workers)
+    task = Task(label, load_split(train), resolution, seed, checkpoint, augment, checkpoint_steps, workers, at_once)
     distill(students, network, blocks, task, record, accelerator)
     if not accelerator.is_main_process:
         return

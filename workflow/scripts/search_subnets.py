@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from spaceevo.artifacts import Record, write_json, write_table
 from spaceevo.config import FootprintLimits, SearchParams
@@ -15,6 +14,7 @@ from spaceevo.latency.apart import measure_subnets_apart
 from spaceevo.latency.budgets import resolve_budgets
 from spaceevo.latency.devices import load_device, read_own_predictor
 from spaceevo.nn.store import load_supernet
+from spaceevo.parallel import SideBySide, share_threads
 from spaceevo.scripting import run
 from spaceevo.search.evaluator import SubnetEvaluator
 from spaceevo.search.finalists import Finalist, entry, finalists_on, with_measured
@@ -38,7 +38,7 @@ def main(
     subnets: Path,
 ) -> None:
     """Write the five winners to `output` and every evaluated subnet to `subnets`; `budgets` is a JSON list."""
-    torch.set_num_threads(threads)
+    at_once = share_threads(threads)
     params = {"search": search.model_dump(), "subnet_budgets": json.loads(budgets), "limits": limits.model_dump()}
     record = Record(params, seed)
     network, spec = load_supernet(supernet)
@@ -55,7 +55,8 @@ def main(
         return latency.predict_subnet(space, subnet, classes).latency_ms
 
     limited = within_limits(latency_ms, space, classes, limits)
-    best, table = search_subnets(space, limited, evaluator.accuracy, budgets_ms, search.settings, seed)
+    with SideBySide(at_once) as mapper:
+        best, table = search_subnets(space, limited, evaluator.accuracy, budgets_ms, search.settings, seed, mapper)
     footprints = [footprint(space, space.subnet(code), classes) for code in table["code"]]
     table = table.assign(**pd.DataFrame(footprints, columns=Footprint._fields))
     if search.remeasure:

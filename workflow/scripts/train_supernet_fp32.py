@@ -15,7 +15,7 @@ from spaceevo.nn.supernet import Supernet
 from spaceevo.scripting import run
 from spaceevo.search.sandwich import sandwich_sampler
 from spaceevo.space import parse_space
-from spaceevo.train.loop import Task, finish
+from spaceevo.train.loop import Task, finish, share_threads_of_parts
 from spaceevo.train.supernet import train_fp32
 
 
@@ -35,9 +35,9 @@ def main(
     budgets: str = "[]",
 ) -> None:
     """Train all subnets of the space in `space`; `predictor` and `budgets`, a JSON list, serve sampling near them."""
-    torch.set_num_threads(threads)
     params = {"sandwich": sandwich.model_dump(), "fp32": recipe.model_dump(), "augment": augment.model_dump()}
     accelerator = Accelerator()
+    at_once = share_threads_of_parts(threads, accelerator)
     params |= {"subnet_budgets": json.loads(budgets)}
     record = Record(params, seed)
     split = load_split(train)
@@ -48,7 +48,7 @@ def main(
     resolution = evolved.hyperspace.resolutions[-1]
     sampler = sandwich_sampler(sandwich, evolved, len(spec.classes), predictor, json.loads(budgets), seed)
     label = f"supernet {evolved.code} fp32"
-    task = Task(label, split, resolution, seed, checkpoint, augment, checkpoint_steps, workers)
+    task = Task(label, split, resolution, seed, checkpoint, augment, checkpoint_steps, workers, at_once)
     train_fp32(supernet, sandwich, recipe, task, record, accelerator, sampler)
     if accelerator.is_main_process:
         write_supernet(output, supernet, spec, record)

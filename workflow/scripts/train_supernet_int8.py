@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
 from spaceevo.artifacts import Record
@@ -12,7 +11,7 @@ from spaceevo.data.splits import load_split
 from spaceevo.nn.store import load_supernet, write_supernet
 from spaceevo.scripting import run
 from spaceevo.search.sandwich import sandwich_sampler
-from spaceevo.train.loop import Task, finish
+from spaceevo.train.loop import Task, finish, share_threads_of_parts
 from spaceevo.train.supernet import train_int8
 
 
@@ -33,7 +32,6 @@ def main(
     budgets: str = "[]",
 ) -> None:
     """Start from the FP32 supernet in `supernet`; `predictor` and `budgets`, a JSON list, serve sampling near them."""
-    torch.set_num_threads(threads)
     params = {
         "sandwich": sandwich.model_dump(),
         "int8": recipe.model_dump(),
@@ -42,12 +40,13 @@ def main(
         "subnet_budgets": json.loads(budgets),
     }
     accelerator = Accelerator()
+    at_once = share_threads_of_parts(threads, accelerator)
     record = Record(params, seed)
     network, spec = load_supernet(supernet)
     code, resolution = network.space.code, network.space.hyperspace.resolutions[-1]
     sampler = sandwich_sampler(sandwich, network.space, len(spec.classes), predictor, json.loads(budgets), seed)
     label = f"supernet {code} int8"
-    task = Task(label, load_split(train), resolution, seed, checkpoint, augment, checkpoint_steps, workers)
+    task = Task(label, load_split(train), resolution, seed, checkpoint, augment, checkpoint_steps, workers, at_once)
     train_int8(network, sandwich, recipe, task, calibration_batches, record, accelerator, sampler)
     if accelerator.is_main_process:
         write_supernet(output, network, spec, record)
