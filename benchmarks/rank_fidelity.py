@@ -1,6 +1,7 @@
 """Whether the proxies rank as training does: the LUT's losses subnets, and the Q-T score spaces. Kendall's τ.
 
-Subnets are put together from the stage choices that the LUT holds, so that their summed loss is known. Spaces are those
+Beside the losses, two simpler proxies: the noise-to-signal ratios that stages were distilled by, and MACs. Subnets are
+put together from the stage choices that the LUT holds, so that their summed loss is known. Spaces are those
 of a finished comparison: `snakemake results/<device>/comparison/summary.md`.
 """
 
@@ -25,6 +26,7 @@ from spaceevo.search.score import make_scorer
 from spaceevo.space import Space, StageChoice, Subnet, parse_stage, sample_stage
 
 SUBNETS_TAU, SPACES_TAU = 0.7, 0.6
+PROXIES = {"loss": -1, "nsr": -1, "macs": 1}  # and whether more of it is good
 
 
 def main(
@@ -40,13 +42,18 @@ def main(
     finished = finished_run(results, device, params)
     drawn = _subnets(finished, subnets, seed)
     groups = {"all": drawn} | {f"{resolution} pixels": group for resolution, group in drawn.groupby("resolution")}
-    taus = {name: _tau(-group["loss"], group["accuracy"]) for name, group in groups.items()}
+    taus = {
+        name: {proxy: _tau(sign * group[proxy], group["accuracy"]) for proxy, sign in PROXIES.items()}
+        for name, group in groups.items()
+    }
     print_table(
-        f"{subnets} subnets: Kendall's τ of their INT8 accuracy and of less loss in the LUT, and the latter's two ends",
-        ("subnets", "τ", "least lossy third, accuracy", "most lossy third, accuracy"),
-        [(name, f"{taus[name]:.3f}", *_thirds(group)) for name, group in groups.items()],
+        f"{subnets} subnets: Kendall's τ of their INT8 accuracy and of a proxy, and the ends by less loss in the LUT",
+        ("subnets", "less loss", "less nsr", "more MACs", "least lossy third, accuracy", "most lossy third, accuracy"),
+        [(name, *(f"{tau:.3f}" for tau in taus[name].values()), *_thirds(group)) for name, group in groups.items()],
     )
-    checks = [Check(f"subnets: τ at least {SUBNETS_TAU}", f"{taus['all']:.3f}", taus["all"] >= SUBNETS_TAU)]
+    checks = [
+        Check(f"subnets: τ at least {SUBNETS_TAU}", f"{taus['all']['loss']:.3f}", taus["all"]["loss"] >= SUBNETS_TAU)
+    ]
     content = {"device": device, "subnets": drawn.to_dict("list"), "tau_of_subnets": taus}
     outcomes = sorted((finished.folder / "comparison").glob("*/outcomes_*.parquet"))
     if outcomes:
@@ -79,7 +86,7 @@ def _thirds(drawn: pd.DataFrame) -> tuple[str, str]:
 
 
 def _subnets(finished: FinishedRun, count: int, seed: int) -> pd.DataFrame:
-    """Random subnets of LUT entries: columns subnet, resolution, loss (summed) and accuracy (INT8, on val)."""
+    """Random subnets of LUT entries: columns subnet, resolution, sums of loss, nsr and macs, and INT8 val accuracy."""
     supernet = finished.supernet()
     space = supernet.space
     evaluator = finished.evaluator(supernet)
@@ -90,28 +97,29 @@ def _subnets(finished: FinishedRun, count: int, seed: int) -> pd.DataFrame:
     rows = []
     with progress("subnets", count) as tick:
         for number in range(count):
-            subnet, loss = _draw(space, groups, rng)
-            rows.append((subnet.code, subnet.resolution, loss, evaluator.accuracy(subnet)))
+            subnet, sums = _draw(space, groups, rng)
+            rows.append((subnet.code, subnet.resolution, *sums, evaluator.accuracy(subnet)))
             tick(number + 1)
-    return pd.DataFrame(rows, columns=["subnet", "resolution", "loss", "accuracy"])
+    return pd.DataFrame(rows, columns=["subnet", "resolution", *PROXIES, "accuracy"])
 
 
 def _draw(
     space: Space, groups: dict[tuple[object, ...], pd.DataFrame], rng: np.random.Generator
-) -> tuple[Subnet, float]:
-    """A subnet whose searched stages are in the LUT, drawn stage after stage, and its summed loss."""
+) -> tuple[Subnet, tuple[float, ...]]:
+    """A subnet whose searched stages are in the LUT, drawn stage after stage, and what `PROXIES` sums over them."""
     resolution = int(rng.choice(space.hyperspace.block_kd_resolutions))
     stages: list[StageChoice] = []
-    loss, searched = 0.0, iter(zip(space.block_types, space.windows, strict=True))
+    drawn, searched = [], iter(zip(space.block_types, space.windows, strict=True))
     for options in space.options:
         if options.stage.searched:
             rows = groups[options.stage.name, *next(searched), stages[-1][-1].width, resolution]
             row = rows.iloc[int(rng.integers(len(rows)))]
             stages.append(parse_stage(row["choice"]))
-            loss += float(row["loss"])
+            drawn.append(row)
         else:
             stages.append(sample_stage(options, rng))
-    return Subnet(resolution, tuple(stages)), loss
+    sums = tuple(float(sum(row[proxy] for row in drawn)) for proxy in PROXIES)
+    return Subnet(resolution, tuple(stages)), sums
 
 
 def _spaces(finished: FinishedRun, comparison: Comparison) -> pd.DataFrame:

@@ -117,6 +117,9 @@ class TeacherParams(Section):
     model: str = Field(description="a space code (its largest subnet) or a torchvision EfficientNet")
     pretrained: bool = Field(False, description="EfficientNet: start from torchvision's ImageNet weights")
     label_smoothing: Share = Field(0.0, description="of its cross-entropy")
+    recalibration_images: Positive = Field(
+        2048, description="that BatchNorm statistics are recomputed on, by resolution"
+    )
     recipe: Recipe
 
 

@@ -7,17 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spaceevo.artifacts import Record, read_tensors, write_tensors
 from spaceevo.data.splits import Split
 from spaceevo.errors import ArtifactError
 from spaceevo.nn.plain import Network
 from spaceevo.nn.supernet import Supernet
-from spaceevo.nn.teacher import Teacher, build_teacher
+from spaceevo.nn.teacher import Teachers, build_teacher, sharing_weights
 from spaceevo.quant.grids import Grid, image_grid
-from spaceevo.space import load_hyperspace, parse_space
+from spaceevo.space import Hyperspace, load_hyperspace, parse_space
 
 TEACHER_KIND = "teacher"
 STUDENT_KIND = "distilled_stage"
@@ -62,7 +63,10 @@ def load_weights(path: Path | str, kind: str, module: nn.Module) -> None:
     Raises:
         ArtifactError: the file cannot be read, or is of a module of another shape.
     """
-    arrays, _ = read_tensors(path, kind)
+    _load(path, read_tensors(path, kind)[0], module)
+
+
+def _load(path: Path | str, arrays: Mapping[str, npt.NDArray[Any]], module: nn.Module) -> None:
     try:
         module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     except RuntimeError as error:
@@ -75,13 +79,37 @@ def _content(path: Path | str, kind: str) -> tuple[dict[str, Any], ImageSpec]:
     return content, ImageSpec.from_content(content["images"])
 
 
-def load_teacher(path: Path | str) -> tuple[Teacher, ImageSpec]:
-    """A trained teacher in eval mode."""
+def write_teacher(
+    path: Path | str, teachers: Teachers, model: str, hyperspace: Hyperspace, spec: ImageSpec, record: Record
+) -> None:
+    """Write a trained teacher, called `model`: its weights, and its BatchNorm statistics at each resolution."""
+    tensors: dict[str, Tensor] = {}
+    for teacher in teachers.values():
+        tensors |= dict(teacher.named_parameters())
+    for resolution, teacher in teachers.items():
+        tensors |= {f"{resolution}.{name}": buffer for name, buffer in teacher.named_buffers()}
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    content = {"model": model, "hyperspace": hyperspace.name, "resolutions": list(teachers), "images": asdict(spec)}
+    write_tensors(path, TEACHER_KIND, arrays, record, content)
+
+
+def load_teachers(path: Path | str) -> tuple[Teachers, ImageSpec]:
+    """A trained teacher at each of its resolutions, in eval mode.
+
+    Raises:
+        ArtifactError: the file cannot be read, or is of a teacher of another shape.
+    """
     content, spec = _content(path, TEACHER_KIND)
     hyperspace = load_hyperspace(content["hyperspace"])
-    teacher = build_teacher(content["model"], hyperspace, len(spec.classes), spec.grid)
-    load_weights(path, TEACHER_KIND, teacher)
-    return teacher.eval(), spec
+    built = build_teacher(content["model"], hyperspace, len(spec.classes), spec.grid)
+    teachers = {resolution: sharing_weights(built) for resolution in content["resolutions"]}
+    arrays, _ = read_tensors(path, TEACHER_KIND)
+    weights = {name for name, _ in built.named_parameters()}
+    for resolution, teacher in teachers.items():
+        prefix = f"{resolution}."
+        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        _load(path, {name: arrays[name] for name in weights & arrays.keys()} | own, teacher)
+    return {resolution: teacher.eval() for resolution, teacher in teachers.items()}, spec
 
 
 def write_supernet(

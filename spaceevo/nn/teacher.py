@@ -2,11 +2,15 @@
 
 A teacher is either a space code, standing for the largest subnet of that space, or the name of a torchvision
 EfficientNet, whose feature stages line up with those of `mobilew` and `onnxw`.
+
+Statistics of features differ between resolutions, and BatchNorm with those of one, or with a mixture, spoils the
+features of another: a trained teacher comes as several, one for each resolution, which share their weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
@@ -47,6 +51,13 @@ class SubnetTeacher(nn.Module):
                 return
             x = stage(x, fp32)
             yield name, x
+
+    def after(self, stage: str, x: Tensor) -> Tensor:
+        """Logits [N, classes] from the output of a stage of the body [N, C, H, W]."""
+        names = list(self.network.stages)
+        for name in names[names.index(stage) + 1 :]:
+            x = self.network.stages[name](x, fp32)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes] at the resolution of `x`."""
@@ -97,12 +108,25 @@ class EfficientNetTeacher(nn.Module):
             x = stage(x)
             yield name, x
 
+    def after(self, stage: str, x: Tensor) -> Tensor:
+        """Logits [N, classes] from the output of a stage of the body [N, C, H, W]."""
+        rest = list(cast(nn.Sequential, self.model.features))[self.stage_names.index(stage) + 1 :]
+        for part in (*rest, cast(nn.Module, self.model.avgpool), nn.Flatten(), cast(nn.Module, self.model.classifier)):
+            x = part(x)
+        return x
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes]."""
         return cast(Tensor, self.model(x))
 
 
 Teacher = SubnetTeacher | EfficientNetTeacher
+Teachers = Mapping[int, Teacher]  # by resolution, in pixels
+
+
+def sharing_weights(teacher: Teacher) -> Teacher:
+    """The same teacher with BatchNorm statistics of its own."""
+    return copy.deepcopy(teacher, {id(parameter): parameter for parameter in teacher.parameters()})
 
 
 def build_teacher(

@@ -17,7 +17,7 @@ from spaceevo.config import BlocksParams
 from spaceevo.data.loader import batches
 from spaceevo.data.transforms import resize
 from spaceevo.nn.student import StageStudent
-from spaceevo.nn.teacher import Teacher
+from spaceevo.nn.teacher import Teacher, Teachers
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
 from spaceevo.space import Hyperspace, Stage, StageChoice, StageOptions, sample_stage
@@ -82,7 +82,7 @@ def teacher_features(teacher: Teacher, x: Tensor, last: str | None = None) -> Ma
 
 def distill(
     students: Students,
-    teacher: Teacher,
+    teachers: Teachers,
     params: BlocksParams,
     task: Task,
     record: Record,
@@ -93,20 +93,24 @@ def distill(
     Every batch takes one pass of the frozen teacher in eval mode, at one of the hyperspace's distillation
     resolutions, and trains the largest, the smallest and some random choices of every student on it.
 
+    Args:
+        teachers: the teacher at each of those resolutions.
+
     Raises:
         TrainingError: a loss is not finite.
     """
-    teacher.to(accelerator.device).eval().requires_grad_(False)
+    for teacher in teachers.values():
+        teacher.to(accelerator.device).eval().requires_grad_(False)
     students.to(accelerator.device)
-    _start_at_means(students, teacher, task, params.fp32.batch_size)
+    _start_at_means(students, teachers[task.resolution], task, params.fp32.batch_size)
     phases = ((fp32, params.fp32, PHASES[0]), (int8, params.int8, PHASES[1]))
     for precision, recipe, name in phases:
         phase = task.phase(name)
         if precision is int8:
-            _calibrate(students, teacher, phase, recipe.batch_size, params.calibration_batches)
+            _calibrate(students, teachers[task.resolution], phase, recipe.batch_size, params.calibration_batches)
         train(
             students,
-            _objective(students, teacher, params.random_choices, phase, precision),
+            _objective(students, teachers, params.random_choices, phase, precision),
             recipe,
             phase,
             record,
@@ -126,12 +130,13 @@ def _sandwich(
 
 
 def _objective(
-    students: Students, teacher: Teacher, random_choices: int, task: Task, precision: Precision
+    students: Students, teachers: Teachers, random_choices: int, task: Task, precision: Precision
 ) -> Objective:
     def objective(step: int, x: Tensor, y: Tensor) -> Iterator[Part]:
         rng = subnet_rng(task.seed, step)
         resolution = int(rng.choice(students.hyperspace.block_kd_resolutions))
-        yield from students_parts(students, teacher, resize(x, resolution), random_choices, rng, precision)
+        images = resize(x, resolution)
+        yield from students_parts(students, teachers[resolution], images, random_choices, rng, precision)
 
     return objective
 

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from spaceevo.artifacts import Record
 from spaceevo.config import Recipe
+from spaceevo.data.pictures import Pictures
+from spaceevo.data.splits import Split
 from spaceevo.data.transforms import resize
-from spaceevo.nn.teacher import Teacher
+from spaceevo.nn.teacher import Teacher, Teachers, sharing_weights
+from spaceevo.train.evaluate import RECALIBRATION_BATCH, recalibrate
 from spaceevo.train.loop import Part, Task, subnet_rng, train
 
 
@@ -35,3 +38,13 @@ def train_teacher(
         yield Part(f"the teacher at {resolution} pixels", teacher, loss)
 
     train(teacher, objective, recipe, task, record, accelerator)
+
+
+def teachers_at(teacher: Teacher, resolutions: Sequence[int], split: Split, images: int, seed: int) -> Teachers:
+    """A trained teacher at each resolution, in eval mode: BatchNorm statistics are those of `images` pictures there."""
+    pictures = Pictures.of_split(split, max(resolutions), RECALIBRATION_BATCH, images, seed)
+    device = next(teacher.parameters()).device
+    teachers = {resolution: sharing_weights(teacher) for resolution in resolutions}
+    for resolution, own in teachers.items():
+        recalibrate(own, own, (batch.to(device) for batch in pictures.batches(resolution)))
+    return teachers

@@ -13,24 +13,25 @@ from made import (
     randomise,
     small_hyperspace,
 )
+from torch import nn
 
 from spaceevo.artifacts import Record, read_header
 from spaceevo.errors import ArtifactError
 from spaceevo.nn.store import (
     STUDENT_KIND,
     SUPERNET_KIND,
-    TEACHER_KIND,
     ImageSpec,
     load_seqnet,
     load_supernet,
-    load_teacher,
+    load_teachers,
     load_weights,
     write_module,
     write_seqnet,
     write_supernet,
+    write_teacher,
 )
 from spaceevo.nn.student import StageStudent
-from spaceevo.nn.teacher import build_teacher
+from spaceevo.nn.teacher import build_teacher, sharing_weights
 from spaceevo.quant.grids import image_grid
 from spaceevo.quant.quantizers import int8
 from spaceevo.space import load_hyperspace
@@ -80,12 +81,28 @@ def test_a_teacher_round_trips(tmp_path):
     hyperspace = load_hyperspace("tiny")
     teacher = build_teacher(TEACHER, hyperspace, 3, GRID).eval()
     randomise(teacher, 0)
+    teachers = {16: teacher, 32: sharing_weights(teacher)}
+    for norm in teachers[32].modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_var.mul_(2)
     path = tmp_path / "teacher.safetensors"
-    content = {"model": TEACHER, "hyperspace": "tiny"}
-    write_module(path, TEACHER_KIND, teacher, content, SPEC, Record({}))
-    read, spec = load_teacher(path)
-    assert spec == SPEC and not read.training
-    assert torch.equal(read(pictures(2, 24)), teacher(pictures(2, 24)))
+    write_teacher(path, teachers, TEACHER, hyperspace, SPEC, Record({}))
+    read, spec = load_teachers(path)
+    assert spec == SPEC and list(read) == [16, 32]
+    x = pictures(2, 24)
+    assert not torch.equal(teachers[16](x), teachers[32](x))
+    for resolution, own in read.items():
+        assert not own.training and torch.equal(own(x), teachers[resolution](x))
+    weights = [list(own.parameters()) for own in read.values()]
+    assert all(first is second for first, second in zip(*weights, strict=True))
+
+
+def test_a_teacher_of_another_shape_is_refused(tmp_path):
+    hyperspace = load_hyperspace("tiny")
+    path = tmp_path / "teacher.safetensors"
+    write_teacher(path, {16: build_teacher(TEACHER, hyperspace, 4, GRID)}, TEACHER, hyperspace, SPEC, Record({}))
+    with pytest.raises(ArtifactError, match="does not fit the network"):
+        load_teachers(path)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
@@ -108,7 +125,7 @@ def test_weights_of_another_shape_are_refused(tmp_path):
 def test_a_file_of_another_kind_is_refused(tmp_path, supernet):
     path = tmp_path / "supernet.safetensors"
     write_supernet(path, supernet, SPEC, Record({}))
-    for load, kind in ((load_seqnet, "seqnet"), (load_teacher, "teacher")):
+    for load, kind in ((load_seqnet, "seqnet"), (load_teachers, "teacher")):
         with pytest.raises(ArtifactError, match=f"supernet.safetensors is a supernet, where a {kind} is needed"):
             load(path)
     with pytest.raises(ArtifactError, match=r"lost.safetensors does not exist"):

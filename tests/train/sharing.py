@@ -43,7 +43,8 @@ def main(folder: Path) -> None:
     initialise(students, torch.Generator().manual_seed(0))
     params = BlocksParams(random_choices=1, calibration_batches=1, fp32=RECIPE, int8=RECIPE)
     blocks = replace(task, label="blocks", checkpoint=folder / "blocks.safetensors")
-    distill(students, teacher, params, blocks, Record({}), accelerator)
+    by_resolution = dict.fromkeys(SPACE.hyperspace.block_kd_resolutions, teacher)
+    distill(students, by_resolution, params, blocks, Record({}), accelerator)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from collections import Counter
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from made import GRID, made_split, pictures, randomise, small_hyperspace
 
 from spaceevo.artifacts import Record
 from spaceevo.config import BlocksParams, Recipe
 from spaceevo.data.loader import materialise
+from spaceevo.data.transforms import resize
 from spaceevo.errors import TrainingError
 from spaceevo.nn.plain import initialise
 from spaceevo.nn.teacher import SubnetTeacher
@@ -20,7 +22,7 @@ from spaceevo.train import blocks as distillation
 from spaceevo.train.blocks import Students, distill, student_key, teacher_features
 from spaceevo.train.loop import Task, finish, train
 from spaceevo.train.losses import noise_to_signal
-from spaceevo.train.teacher import train_teacher
+from spaceevo.train.teacher import teachers_at, train_teacher
 
 HYPERSPACE = small_hyperspace()
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.01)  # 8 steps
@@ -52,8 +54,12 @@ def made_students(teacher, stages=("stage1", "stage2"), types=(0, 1, 2)) -> Stud
     return students
 
 
+def teachers_of(teacher):
+    return dict.fromkeys(HYPERSPACE.block_kd_resolutions, teacher)
+
+
 def run(students, teacher, task, params=PARAMS):
-    distill(students, teacher, params, task, Record({}), Accelerator(cpu=True))
+    distill(students, teachers_of(teacher), params, task, Record({}), Accelerator(cpu=True))
 
 
 def same(first, second):
@@ -194,19 +200,50 @@ def test_block_losses_cover_every_window_width_and_resolution(teacher, task):
     run(students, teacher, task)
     before = {name: tensor.clone() for name, tensor in students.state_dict().items()}
     x, _ = materialise(task.split, 12)
-    table = measure_block_losses(students, teacher, x, x[:32], samples=2, seed=0)
-    again = measure_block_losses(students, teacher, x, x[:32], samples=2, seed=0)
+    table = measure_block_losses(students, teachers_of(teacher), x, x[:32], samples=2, seed=0)
+    again = measure_block_losses(students, teachers_of(teacher), x, x[:32], samples=2, seed=0)
     assert table.equals(again)
     assert all(torch.equal(tensor, before[name]) for name, tensor in students.state_dict().items())
     keys = table.groupby(["stage", "block_type", "window", "in_width", "resolution"]).size()
     # Two windows and two arriving widths of stage1; one window and three of stage2; three types, two resolutions.
     assert len(keys) == (2 * 2 + 1 * 3) * 3 * 2 and set(keys) == {2}
-    assert (table["loss"] > 0).all() and table["loss"].median() < 1.5
+    assert (table["nsr"] > 0).all() and table["nsr"].median() < 1.5
     for row in table.itertuples():
         choice = parse_stage(row.choice)
         widths = HYPERSPACE.stage(row.stage).window_widths(row.window)
         assert choice[-1].width == row.out_width and {block.width for block in choice} <= set(widths)
         assert row.macs > 0 and row.params > 0
+
+
+@torch.no_grad()
+def test_losses_of_a_lossless_stage_add_up_to_what_the_resolution_costs(teacher, task, monkeypatch):
+    """Where students answer as the teacher's stage does, all that is left is the teacher's own divergence."""
+    students = made_students(teacher, types=(0,))
+    maps = {}
+
+    def exact(student, example, in_width, choice):
+        (stage,) = (s for s in students.stages for _, other, _ in students.of_stage(s) if other is student)
+        module = teacher.network.stages[stage.name]
+
+        class Exact(torch.nn.Module):
+            def forward(self, x, precision):
+                maps[stage.name] = x
+                return module(x, fp32)
+
+        return Exact()
+
+    monkeypatch.setattr(distillation.StageStudent, "extract", exact)
+    x, _ = materialise(task.split, 12)
+    table = measure_block_losses(students, teachers_of(teacher), x, x[:32], samples=1, seed=0)
+    probabilities = {r: F.log_softmax(teacher(resize(x[:32], r)), 1) for r in HYPERSPACE.block_kd_resolutions}
+    reference = probabilities[HYPERSPACE.block_kd_resolutions[-1]]
+    assert set(table["resolution"]) == set(probabilities) and set(maps) == {"stage1", "stage2"}
+    for resolution, group in table.groupby("resolution"):
+        divergence = (reference.exp() * (reference - probabilities[resolution])).sum(1).mean()
+        sums = 2 * group.groupby("stage")["loss"].mean().mean()  # two searched stages
+        assert sums == pytest.approx(float(divergence), abs=1e-5)
+        assert group["nsr"].max() == pytest.approx(0, abs=1e-9)
+    assert table[table["resolution"] < HYPERSPACE.block_kd_resolutions[-1]]["loss"].min() > 1e-4
 
 
 def test_a_teacher_learns(task, monkeypatch):
@@ -220,5 +257,7 @@ def test_a_teacher_learns(task, monkeypatch):
     train_teacher(teacher, (8, 12), 0.05, recipe, task, Record({}), Accelerator(cpu=True))
     x, y = materialise(task.split, 12)
     assert sizes == {8, 12} and not teacher.training
+    teachers = teachers_at(teacher, (8, 12), task.split, 64, 0)
     with torch.no_grad():
-        assert float((teacher(x).argmax(1) == y).double().mean()) > 0.9
+        for resolution, own in teachers.items():
+            assert float((own(resize(x, resolution)).argmax(1) == y).double().mean()) > 0.9

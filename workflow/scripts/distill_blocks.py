@@ -9,7 +9,7 @@ from spaceevo.artifacts import Record
 from spaceevo.config import Augment, BlocksParams
 from spaceevo.data.splits import load_split
 from spaceevo.nn.plain import initialise
-from spaceevo.nn.store import STUDENT_KIND, load_teacher, write_module
+from spaceevo.nn.store import STUDENT_KIND, load_teachers, write_module
 from spaceevo.scripting import run
 from spaceevo.space import load_hyperspace
 from spaceevo.train.blocks import PHASES, Students, distill
@@ -35,13 +35,13 @@ def main(
     at_once = share_threads_of_parts(threads, accelerator)
     record = Record({"hyperspace": hyperspace, "blocks": blocks.model_dump(), "augment": augment.model_dump()}, seed)
     space = load_hyperspace(hyperspace)
-    network, spec = load_teacher(teacher)
-    students = Students(space, network, stages, range(len(space.block_types)))
-    initialise(students, torch.Generator().manual_seed(seed))
+    teachers, spec = load_teachers(teacher)
     resolution = space.block_kd_resolutions[-1]
+    students = Students(space, teachers[resolution], stages, range(len(space.block_types)))
+    initialise(students, torch.Generator().manual_seed(seed))
     label = f"blocks of {', '.join(stages)}"
     task = Task(label, load_split(train), resolution, seed, checkpoint, augment, checkpoint_steps, workers, at_once)
-    distill(students, network, blocks, task, record, accelerator)
+    distill(students, teachers, blocks, task, record, accelerator)
     if not accelerator.is_main_process:
         return
     for key, student in students.students.items():

@@ -8,7 +8,7 @@ from spaceevo.artifacts import Record, write_table
 from spaceevo.config import LutParams
 from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import load_split
-from spaceevo.nn.store import STUDENT_KIND, load_teacher, load_weights
+from spaceevo.nn.store import STUDENT_KIND, load_teachers, load_weights
 from spaceevo.scripting import run
 from spaceevo.search.block_losses import RECALIBRATION_BATCH, measure_block_losses
 from spaceevo.search.lut import LUT_KIND
@@ -33,14 +33,14 @@ def main(
     torch.set_num_threads(threads)
     record = Record({"hyperspace": hyperspace, "lut": lut.model_dump()}, seed)
     space = load_hyperspace(hyperspace)
-    network, _ = load_teacher(teacher)
-    students = Students(space, network, [stage], range(len(space.block_types)))
+    teachers, _ = load_teachers(teacher)
+    resolution = space.block_kd_resolutions[-1]
+    students = Students(space, teachers[resolution], [stage], range(len(space.block_types)))
     for key, student in students.students.items():
         load_weights(folder / f"{key}.safetensors", STUDENT_KIND, student)
-    resolution = space.block_kd_resolutions[-1]
     train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, lut.train_images, seed)
     val_pictures = Pictures.of_split(load_split(val), resolution, EVALUATION_BATCH, lut.val_images, seed)
-    table = measure_block_losses(students, network, train_pictures, val_pictures, lut.samples, seed)
+    table = measure_block_losses(students, teachers, train_pictures, val_pictures, lut.samples, seed)
     write_table(output, LUT_KIND, table, record)
 
 

@@ -9,12 +9,12 @@ from spaceevo.artifacts import Record
 from spaceevo.config import Augment, TeacherParams
 from spaceevo.data.splits import load_split
 from spaceevo.nn.plain import initialise
-from spaceevo.nn.store import TEACHER_KIND, ImageSpec, write_module
+from spaceevo.nn.store import ImageSpec, write_teacher
 from spaceevo.nn.teacher import build_teacher
 from spaceevo.scripting import run
 from spaceevo.space import load_hyperspace
 from spaceevo.train.loop import Task, finish
-from spaceevo.train.teacher import train_teacher
+from spaceevo.train.teacher import teachers_at, train_teacher
 
 
 def main(
@@ -43,7 +43,8 @@ def main(
     task = Task("teacher", split, resolutions[-1], seed, checkpoint, augment, checkpoint_steps, workers)
     train_teacher(network, resolutions, teacher.label_smoothing, teacher.recipe, task, record, accelerator)
     if accelerator.is_main_process:
-        write_module(output, TEACHER_KIND, network, {"model": teacher.model, "hyperspace": hyperspace}, spec, record)
+        teachers = teachers_at(network, resolutions, split, teacher.recalibration_images, seed)
+        write_teacher(output, teachers, teacher.model, space, spec, record)
         finish(task)
 
 
