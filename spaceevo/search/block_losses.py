@@ -3,7 +3,8 @@
 Losses of a subnet's stages are added up, so they have to be in one unit, and resolutions have to count. The teacher's
 features would give neither: a ratio of noise in an early stage harms more than the same in a late one, and at a low
 resolution teacher and student see the same poor picture. So each stage choice takes its stage's place in the teacher,
-and what counts is how far the class probabilities then are from those of the teacher at the largest resolution.
+behind it the best linear projection to the teacher's width, and what counts is how far the class probabilities then are
+from those of the teacher at the largest resolution.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from spaceevo.data.pictures import Pictures
 from spaceevo.nn.network import stage_plan
 from spaceevo.nn.plan import plan_cost
-from spaceevo.nn.student import StageStudent
+from spaceevo.nn.student import StageStudent, least_squares
 from spaceevo.nn.teacher import Teacher, Teachers
 from spaceevo.progress import progress
 from spaceevo.quant.quantizers import int8
@@ -70,7 +71,7 @@ def measure_block_losses(
         the Kullback-Leibler divergence, in nats, from the class probabilities of the teacher at the largest resolution
         to those of the teacher at this one with the stage in its place; of the teacher's own divergence at this
         resolution every searched stage has an equal part, so that the sum over stages holds it once. nsr is the
-        noise-to-signal ratio that the stage was distilled by.
+        noise-to-signal ratio that stages are distilled by.
     """
     for teacher in teachers.values():
         teacher.to(accelerator_device()).eval()
@@ -166,7 +167,9 @@ def _measure(
     example = setting.train[0][before]
     plain = student.extract(example.shape[1], in_width, choice).to(example.device)
     recalibrate(plain, partial(plain, precision=int8), (maps[before] for maps in setting.train))
-    outputs = [plain(maps[before], int8) for maps in setting.val]
+    features = [plain(maps[before], int8) for maps in setting.train]
+    readout = least_squares(features, [maps[stage.name] for maps in setting.train])
+    outputs = [readout(plain(maps[before], int8)) for maps in setting.val]
     found = F.log_softmax(torch.cat([teacher.after(stage.name, output) for output in outputs]), 1)
     nsr = noise_to_signal(torch.cat(outputs), torch.cat([maps[stage.name] for maps in setting.val]))
     return _divergence(setting.reference, found), float(nsr)

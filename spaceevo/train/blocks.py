@@ -25,7 +25,6 @@ from spaceevo.train.loop import Objective, Part, Task, subnet_rng, train
 from spaceevo.train.losses import noise_to_signal
 
 PHASES = ("fp32", "int8")  # each with a checkpoint of its own
-START_DEVIATION = 0.1  # of a student's output at the start, as a share of the teacher's
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def distill(
     for teacher in teachers.values():
         teacher.to(accelerator.device).eval().requires_grad_(False)
     students.to(accelerator.device)
-    _start_at_means(students, teachers[task.resolution], task, params.fp32.batch_size)
+    _start_exits(students, teachers[task.resolution], task, params.fp32.batch_size)
     phases = ((fp32, params.fp32, PHASES[0]), (int8, params.int8, PHASES[1]))
     for precision, recipe, name in phases:
         phase = task.phase(name)
@@ -163,17 +162,16 @@ def _loss(student: StageStudent, source: Tensor, target: Tensor, choice: Student
 
 
 @torch.no_grad()
-def _start_at_means(students: Students, teacher: Teacher, task: Task, batch_size: int) -> None:
-    """Let every student's output start near the teacher's channel means, whose noise-to-signal ratio is 1.
+def _start_exits(students: Students, teacher: Teacher, task: Task, batch_size: int) -> None:
+    """Let every student's last projection start as the best one for its largest choice.
 
-    A new BatchNorm would give each channel unit variance, many times the teacher's, and the short training would be
-    spent on shrinking it.
+    A random one would be all that a short training has time for.
     """
     features = _features_of_batches(teacher, task, batch_size, 1)[0]
+    students.train()
     for stage in students.stages:
-        target = features[stage.name]
-        for _, student, _ in students.of_stage(stage):
-            student.start_at(target.mean((0, 2, 3)), START_DEVIATION * target.std((0, 2, 3)))
+        for _, student, options in students.of_stage(stage):
+            student.start_exit(features[students.before[stage.name]], features[stage.name], options.extreme(-1))
 
 
 @torch.no_grad()

@@ -7,11 +7,13 @@ from made import GRID, covering_spaces, jitter_scales, pictures, randomise, smal
 
 from spaceevo.errors import CodeError, ParamsError
 from spaceevo.nn.elastic import ElasticBlock
-from spaceevo.nn.student import StageStudent
+from spaceevo.nn.plain import initialise
+from spaceevo.nn.student import StageStudent, least_squares
 from spaceevo.nn.teacher import EfficientNetTeacher, SubnetTeacher, build_teacher
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import fp32, int8
-from spaceevo.space import StageOptions, load_hyperspace, parse_space, sample_stage
+from spaceevo.space import BlockChoice, StageOptions, load_hyperspace, parse_space, sample_stage
+from spaceevo.train.losses import noise_to_signal
 from spaceevo.vision_ops import import_torchvision
 
 TINY = load_hyperspace("tiny")
@@ -118,8 +120,54 @@ def test_students_answer_in_the_teachers_shape_and_equal_their_extraction(teache
             for precision in (fp32, int8):
                 y = run(precision, (in_width, choice))
                 assert y.shape == features[name].shape
-                assert torch.equal(y, plain(features[before], precision))
+                last = student.exit(plain(features[before], precision), BlockChoice(1, teacher.widths[name], 0.0))
+                assert torch.equal(y, last)
             assert not torch.equal(run(fp32, (in_width, choice)), run(int8, (in_width, choice)))
+
+
+@torch.no_grad()
+def test_least_squares_finds_a_linear_map_and_the_best_one_where_there_is_none():
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(n, 6, 5, 5, generator=generator) * torch.arange(1.0, 7.0).view(-1, 1, 1) for n in (8, 3)]
+    true = torch.nn.Conv2d(6, 4, 1)
+    for parameter in true.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    readout = least_squares(features, [true(maps) for maps in features])
+    assert torch.allclose(readout.weight, true.weight, atol=2e-2) and torch.allclose(readout.bias, true.bias, atol=1e-2)
+    noisy = [true(maps) + torch.randn(len(maps), 4, 5, 5, generator=generator) for maps in features]
+
+    def error(projection):
+        return sum(float((projection(maps) - y).square().sum()) for maps, y in zip(features, noisy, strict=True))
+
+    best = error(least_squares(features, noisy))
+    for _ in range(20):
+        other = least_squares(features, noisy)
+        for parameter in other.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        assert error(other) > best
+
+
+@torch.no_grad()
+def test_features_that_never_vary_are_no_harm_to_least_squares():
+    features = torch.cat([torch.zeros(4, 2, 3, 3), torch.randn(4, 1, 3, 3)], 1)
+    readout = least_squares([features], [2 * features[:, 2:] + 1])
+    assert readout(features).allclose(2 * features[:, 2:] + 1, atol=0.02)
+    nothing = least_squares([torch.zeros(4, 2, 3, 3)], [torch.ones(4, 1, 3, 3)])
+    assert nothing(torch.zeros(1, 2, 3, 3)).allclose(torch.ones(1, 1, 3, 3))
+
+
+@pytest.mark.parametrize("index", range(len(TINY.block_types)))
+@torch.no_grad()
+def test_the_exit_starts_better_than_the_channel_means(teacher, index):
+    """Whose noise-to-signal ratio is 1; with random weights before it, of the largest choice."""
+    features = dict(teacher.features(pictures(32, 32)))
+    stage, block_type = TINY.stage("stage1"), TINY.block_types[index]
+    student = StageStudent(TINY, stage, block_type, teacher.widths["stage0"], teacher.widths["stage1"]).train()
+    initialise(student, torch.Generator().manual_seed(0))
+    choice = StageOptions(stage, block_type, stage.widths).extreme(-1)
+    student.start_exit(features["stage0"], features["stage1"], choice)
+    output = student(features["stage0"], student.in_widths[-1], choice)
+    assert float(noise_to_signal(output, features["stage1"])) < 0.9
 
 
 def test_projections_of_students_stay_in_full_precision():
