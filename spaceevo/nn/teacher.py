@@ -52,13 +52,6 @@ class SubnetTeacher(nn.Module):
             x = stage(x, fp32)
             yield name, x
 
-    def after(self, stage: str, x: Tensor) -> Tensor:
-        """Logits [N, classes] from the output of a stage of the body [N, C, H, W]."""
-        names = list(self.network.stages)
-        for name in names[names.index(stage) + 1 :]:
-            x = self.network.stages[name](x, fp32)
-        return x
-
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes] at the resolution of `x`."""
         for stage in self.network.stages.values():
@@ -107,13 +100,6 @@ class EfficientNetTeacher(nn.Module):
         for name, stage in zip(self.stage_names, cast(nn.Sequential, self.model.features), strict=False):
             x = stage(x)
             yield name, x
-
-    def after(self, stage: str, x: Tensor) -> Tensor:
-        """Logits [N, classes] from the output of a stage of the body [N, C, H, W]."""
-        rest = list(cast(nn.Sequential, self.model.features))[self.stage_names.index(stage) + 1 :]
-        for part in (*rest, cast(nn.Module, self.model.avgpool), nn.Flatten(), cast(nn.Module, self.model.classifier)):
-            x = part(x)
-        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes]."""

@@ -1,22 +1,21 @@
-"""Measuring the accuracy LUT: what it costs the teacher to have one stage replaced by a distilled INT8 one.
+"""Measuring the accuracy LUT: what share of the teacher's signal a distilled INT8 stage loses, and a resolution.
 
-Losses of a subnet's stages are added up, so they have to be in one unit, and resolutions have to count. The teacher's
-features would give neither: a ratio of noise in an early stage harms more than the same in a late one, and at a low
-resolution teacher and student see the same poor picture. So each stage choice takes its stage's place in the teacher,
-behind it the best linear projection to the teacher's width, and what counts is how far the class probabilities then are
-from those of the teacher at the largest resolution.
+Losses of a subnet's stages are added up and compared between resolutions, so all are of one kind: the noise-to-signal
+ratio that is left behind the best linear projection to what the teacher has. That of a stage choice is taken against
+the teacher's stage at the same resolution. How well a short distillation learns a stage differs between resolutions,
+for all choices alike, and a supernet that is trained for long has none of that difference; so the ratios of a
+resolution are shifted until its best choice loses as much as the best one at the largest resolution. What a resolution
+costs is the ratio of the teacher's pooled last features there to those at the largest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spaceevo.data.pictures import Pictures
@@ -36,22 +35,6 @@ RECALIBRATION_BATCH = 128
 Features = Sequence[Mapping[str, Tensor]]  # of each batch, by stage
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What the students of one resolution are measured with.
-
-    Attributes:
-        train, val: the teacher's maps that students read or are compared with.
-        reference: log-probabilities [N, classes] of the teacher at the largest resolution, on the pictures of `val`.
-        divergence: the teacher's own at this resolution, from the reference.
-    """
-
-    train: Features
-    val: Features
-    reference: Tensor
-    divergence: float
-
-
 @torch.no_grad()
 def measure_block_losses(
     students: Students, teachers: Teachers, train_images: Tensor, val_images: Tensor, samples: int, seed: int
@@ -63,41 +46,30 @@ def measure_block_losses(
 
     Args:
         teachers: the teacher at each of the hyperspace's distillation resolutions.
-        train_images: normalised images [N, 3, H, W], or pictures, that BatchNorm statistics are recomputed on.
+        train_images: normalised images [N, 3, H, W], or pictures, that BatchNorm statistics and projections are
+            computed on.
         val_images: the same, that losses are measured on.
 
     Returns:
-        Columns stage, block_type, window, in_width, out_width, choice, resolution, loss, nsr, macs, params. A loss is
-        the Kullback-Leibler divergence, in nats, from the class probabilities of the teacher at the largest resolution
-        to those of the teacher at this one with the stage in its place; of the teacher's own divergence at this
-        resolution every searched stage has an equal part, so that the sum over stages holds it once. nsr is the
-        noise-to-signal ratio that stages are distilled by.
+        Columns stage, block_type, window, in_width, out_width, choice, resolution, nsr, macs, params, loss. nsr is the
+        choice's noise-to-signal ratio; loss is that, shifted as said above, and an equal part of what the resolution
+        costs, so that the sum over searched stages holds it once.
     """
     for teacher in teachers.values():
         teacher.to(accelerator_device()).eval()
     hyperspace = students.hyperspace
     train_pictures, val_pictures = _pictures(train_images, RECALIBRATION_BATCH), _pictures(val_images, EVALUATION_BATCH)
-    largest = hyperspace.block_kd_resolutions[-1]
-    reference = _log_probabilities(teachers[largest], val_pictures, largest)
-    others = 1 - 1 / len(hyperspace.searched_stages)
     rows = []
     combinations = list(_combinations(students))
     with progress("block losses", len(combinations) * samples * len(hyperspace.block_kd_resolutions)) as tick:
         for resolution in hyperspace.block_kd_resolutions:
-            teacher = teachers[resolution]
-            setting = Setting(
-                _features(students, teacher, train_pictures, resolution),
-                _features(students, teacher, val_pictures, resolution),
-                reference,
-                _divergence(reference, _log_probabilities(teacher, val_pictures, resolution)),
-            )
+            train = _features(students, teachers[resolution], train_pictures, resolution)
+            val = _features(students, teachers[resolution], val_pictures, resolution)
             for stage, index, window, student, options, in_width in combinations:
                 height = hyperspace.map_size(stage.name, resolution)
                 rng = np.random.default_rng([seed, hyperspace.stages.index(stage), index, window, in_width, resolution])
                 for _ in range(samples):
                     choice = sample_stage(options, rng)
-                    before = students.before[stage.name]
-                    divergence, nsr = _measure(student, teacher, before, stage, in_width, choice, setting)
                     cost = plan_cost(stage_plan(options.block_type, in_width, choice, stage.stride), height)
                     rows.append(
                         {
@@ -108,14 +80,42 @@ def measure_block_losses(
                             "out_width": choice[-1].width,
                             "choice": format_stage(choice),
                             "resolution": resolution,
-                            "loss": divergence - others * setting.divergence,
-                            "nsr": nsr,
+                            "nsr": _nsr(student, students.before[stage.name], stage, in_width, choice, train, val),
                             "macs": cost.macs,
                             "params": cost.params,
                         }
                     )
                     tick(len(rows))
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    costs = resolution_costs(teachers, train_pictures, val_pictures)
+    return table.assign(loss=_losses(table, costs, len(hyperspace.searched_stages)))
+
+
+@torch.no_grad()
+def resolution_costs(teachers: Teachers, train: Pictures, val: Pictures) -> dict[int, float]:
+    """Noise-to-signal ratio of the teacher's pooled last features at each resolution to those at the largest."""
+    largest = max(teachers)
+    seen, shown = ({r: _pooled(teachers[r], pictures, r) for r in teachers} for pictures in (train, val))
+    costs = {}
+    for resolution in teachers:
+        projection = least_squares([seen[resolution]], [seen[largest]])
+        costs[resolution] = float(noise_to_signal(projection(shown[resolution]), shown[largest]))
+    return costs | {largest: 0.0}
+
+
+def _pooled(teacher: Teacher, pictures: Pictures, resolution: int) -> Tensor:
+    """The teacher's last features before its head, mean over the map; [N, C, 1, 1]."""
+    device = next(teacher.parameters()).device
+    *_, last = teacher.widths
+    maps = (teacher_features(teacher, batch.to(device))[last] for batch in pictures.batches(resolution))
+    return torch.cat([batch.mean((2, 3), keepdim=True) for batch in maps])
+
+
+def _losses(table: pd.DataFrame, costs: Mapping[int, float], searched_stages: int) -> pd.Series[float]:
+    least = table.groupby(["stage", "resolution"])["nsr"].transform("min")
+    at_largest = table[table["resolution"] == max(costs)].groupby("stage")["nsr"].min()
+    learned = table["nsr"] - least + table["stage"].map(at_largest)
+    return learned + table["resolution"].map(costs) / searched_stages
 
 
 def _combinations(
@@ -135,17 +135,6 @@ def _pictures(images: Tensor | Pictures, batch_size: int) -> Pictures:
     return Pictures.of_tensor(images, batch_size) if isinstance(images, Tensor) else images
 
 
-def _log_probabilities(teacher: Teacher, pictures: Pictures, resolution: int) -> Tensor:
-    device = next(teacher.parameters()).device
-    logits = [teacher(batch.to(device)) for batch in pictures.batches(resolution)]
-    return F.log_softmax(torch.cat(logits), 1)
-
-
-def _divergence(reference: Tensor, found: Tensor) -> float:
-    """Mean Kullback-Leibler divergence of log-probabilities [N, classes] from the reference's, in nats."""
-    return float(F.kl_div(found, reference, reduction="batchmean", log_target=True))
-
-
 def _features(students: Students, teacher: Teacher, pictures: Pictures, resolution: int) -> Features:
     """The teacher's maps that the students read or are compared with, of each batch, on its device."""
     device = next(teacher.parameters()).device
@@ -154,22 +143,19 @@ def _features(students: Students, teacher: Teacher, pictures: Pictures, resoluti
     return [{name: maps[name] for name in needed} for maps in features]
 
 
-def _measure(
+def _nsr(
     student: StageStudent,
-    teacher: Teacher,
     before: str,
     stage: Stage,
     in_width: int,
     choice: StageChoice,
-    setting: Setting,
-) -> tuple[float, float]:
-    """Divergence of the teacher with this stage choice in its place, and the choice's noise-to-signal ratio."""
-    example = setting.train[0][before]
+    train: Features,
+    val: Features,
+) -> float:
+    """Noise-to-signal ratio of a stage choice in INT8, behind the best projection for it."""
+    example = train[0][before]
     plain = student.extract(example.shape[1], in_width, choice).to(example.device)
-    recalibrate(plain, partial(plain, precision=int8), (maps[before] for maps in setting.train))
-    features = [plain(maps[before], int8) for maps in setting.train]
-    readout = least_squares(features, [maps[stage.name] for maps in setting.train])
-    outputs = [readout(plain(maps[before], int8)) for maps in setting.val]
-    found = F.log_softmax(torch.cat([teacher.after(stage.name, output) for output in outputs]), 1)
-    nsr = noise_to_signal(torch.cat(outputs), torch.cat([maps[stage.name] for maps in setting.val]))
-    return _divergence(setting.reference, found), float(nsr)
+    recalibrate(plain, partial(plain, precision=int8), (maps[before] for maps in train))
+    projection = least_squares([plain(maps[before], int8) for maps in train], [maps[stage.name] for maps in train])
+    outputs = torch.cat([projection(plain(maps[before], int8)) for maps in val])
+    return float(noise_to_signal(outputs, torch.cat([maps[stage.name] for maps in val])))

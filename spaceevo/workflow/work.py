@@ -209,10 +209,7 @@ def _distillation(stage: Stage, blocks: Values, setting: Setting) -> float:
 
 
 def _block_losses(stage: Stage, lut: Values, setting: Setting) -> float:
-    """Every sample on the pictures for statistics and for its loss, the latter with what follows in the teacher.
-
-    That is taken for half of the teacher. Its whole passes on the pictures are once a resolution.
-    """
+    """Every sample on the pictures for statistics and for its loss; the teacher's passes on them, once a resolution."""
     hyperspace = setting.hyperspace
     widths = hyperspace.in_widths(stage.name)
     images = lut["train_images"] + lut["val_images"]
@@ -221,7 +218,7 @@ def _block_losses(stage: Stage, lut: Values, setting: Setting) -> float:
         options = StageOptions(stage, block_type, stage.widths)
         ends = [_stage_macs(hyperspace, stage, options, widths[pick], pick) for pick in (0, -1)]
         rows = stage.windows * len(widths) * len(hyperspace.block_kd_resolutions) * lut["samples"]
-        total += rows * (SIMULATED * images * sum(ends) / 2 + lut["val_images"] * teacher_macs(setting) / 2)
+        total += SIMULATED * rows * images * sum(ends) / 2
     return float(total)
 
 

@@ -4,19 +4,19 @@ from collections import Counter
 
 import pytest
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from made import GRID, made_split, pictures, randomise, small_hyperspace
 
 from spaceevo.artifacts import Record
 from spaceevo.config import BlocksParams, Recipe
 from spaceevo.data.loader import materialise
+from spaceevo.data.pictures import Pictures
 from spaceevo.data.transforms import resize
 from spaceevo.errors import TrainingError
 from spaceevo.nn.plain import initialise
 from spaceevo.nn.teacher import SubnetTeacher
 from spaceevo.quant.quantizers import fp32, int8
-from spaceevo.search.block_losses import measure_block_losses
+from spaceevo.search.block_losses import measure_block_losses, resolution_costs
 from spaceevo.space import Space, parse_stage
 from spaceevo.train import blocks as distillation
 from spaceevo.train.blocks import Students, distill, student_key, teacher_features
@@ -217,9 +217,8 @@ def test_block_losses_cover_every_window_width_and_resolution(teacher, task):
 
 @torch.no_grad()
 def test_losses_of_a_lossless_stage_add_up_to_what_the_resolution_costs(teacher, task, monkeypatch):
-    """Where students answer as the teacher's stage does, all that is left is the teacher's own divergence."""
+    """Where students answer as the teacher's stage does, nothing else is left."""
     students = made_students(teacher, types=(0,))
-    maps = {}
 
     def exact(student, example, in_width, choice):
         (stage,) = (s for s in students.stages for _, other, _ in students.of_stage(s) if other is student)
@@ -227,7 +226,6 @@ def test_losses_of_a_lossless_stage_add_up_to_what_the_resolution_costs(teacher,
 
         class Exact(torch.nn.Module):
             def forward(self, x, precision):
-                maps[stage.name] = x
                 return module(x, fp32)
 
         return Exact()
@@ -235,15 +233,26 @@ def test_losses_of_a_lossless_stage_add_up_to_what_the_resolution_costs(teacher,
     monkeypatch.setattr(distillation.StageStudent, "extract", exact)
     x, _ = materialise(task.split, 12)
     table = measure_block_losses(students, teachers_of(teacher), x, x[:32], samples=1, seed=0)
-    probabilities = {r: F.log_softmax(teacher(resize(x[:32], r)), 1) for r in HYPERSPACE.block_kd_resolutions}
-    reference = probabilities[HYPERSPACE.block_kd_resolutions[-1]]
-    assert set(table["resolution"]) == set(probabilities) and set(maps) == {"stage1", "stage2"}
+    pictures = Pictures.of_tensor(x, 16), Pictures.of_tensor(x[:32], 16)
+    costs = resolution_costs(teachers_of(teacher), *pictures)
+    assert set(table["resolution"]) == set(costs) == {8, 12} and costs[12] == 0 and 0.01 < costs[8] < 2
+    assert table["nsr"].max() < 1e-3  # the ridge of the projection
     for resolution, group in table.groupby("resolution"):
-        divergence = (reference.exp() * (reference - probabilities[resolution])).sum(1).mean()
-        sums = 2 * group.groupby("stage")["loss"].mean().mean()  # two searched stages
-        assert sums == pytest.approx(float(divergence), rel=1e-3)  # the ridge of the projection
-        assert group["nsr"].max() < 1e-4
-    assert table[table["resolution"] < HYPERSPACE.block_kd_resolutions[-1]]["loss"].min() > 1e-4
+        assert 2 * group["loss"].mean() == pytest.approx(costs[resolution], abs=2e-3)  # of two searched stages
+
+
+def test_the_best_choice_loses_as_much_at_every_resolution_but_for_what_that_costs(teacher, task):
+    students = made_students(teacher)
+    run(students, teacher, task)
+    x, _ = materialise(task.split, 12)
+    table = measure_block_losses(students, teachers_of(teacher), x, x[:32], samples=2, seed=0)
+    costs = resolution_costs(teachers_of(teacher), Pictures.of_tensor(x, 128), Pictures.of_tensor(x[:32], 250))
+    for _, stage in table.groupby("stage"):
+        best = {resolution: group["loss"].min() for resolution, group in stage.groupby("resolution")}
+        assert best[12] == stage.loc[stage["resolution"] == 12, "nsr"].min() > 0
+        assert best[8] - costs[8] / 2 == pytest.approx(best[12])
+        for _, group in stage.groupby("resolution"):  # within a resolution, losses differ as the ratios do
+            assert (group["loss"] - group["nsr"]).std() < 1e-12
 
 
 def test_a_teacher_learns(task, monkeypatch):
