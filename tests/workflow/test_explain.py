@@ -41,7 +41,7 @@ def test_what_is_made_is_current(project: Path) -> None:
 def test_a_parameter_is_named_with_its_old_and_new_value(project: Path) -> None:
     set_param(project, "dataset.clutter.noise", 3)
     set_param(project, "seed", 7)
-    assert reasons(project, DATA)[DATA] == ["dataset.clutter.noise 12 → 3", "seed 0 → 7"]
+    assert reasons(project, DATA)[DATA] == ["dataset.clutter.noise 8 → 3", "seed 0 → 7"]
 
 
 def test_what_follows_is_told_apart_from_what_has_changed(project: Path) -> None:
