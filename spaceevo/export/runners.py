@@ -70,6 +70,8 @@ class OnnxRunner:
             raise _not_installed(path, "onnxruntime") from error
         model = _read(path)
         options = onnxruntime.SessionOptions()
+        # Without VNNI, kernels of x86 add up pairs of products in 16 bits, which overflow; with this, in 32 bits.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3

@@ -76,7 +76,7 @@ CHANGES: dict[str, tuple[Any, Redone]] = {
     "export.recalibration_images": (63, redone(REPORT, **of_both(DELIVERY))),
     "report.dpi": (90, redone(REPORT)),
     "workers": (1, NOTHING),
-    "threads": (2, NOTHING),
+    "threads": (3, NOTHING),
     "checkpoint_steps": (7, NOTHING),
 }
 
