@@ -11,6 +11,7 @@ from workflow.team import call, environment, make_team_project
 from spaceevo.artifacts import read_header, read_json, read_table, read_tensors
 
 KILLS = 20
+FIRST_JOBS = 3  # rules that a run begins with
 # Latencies that are measured differ from run to run; all that a table device needs does not.
 CHAIN = (
     "data/clutter/train.safetensors", "data/clutter/test.safetensors", "teacher.safetensors",
@@ -46,13 +47,14 @@ def test_twenty_kills_change_nothing(finished: Path, project: Path) -> None:
     rng = np.random.default_rng(0)
     reached = set()
     kills = 0
+    longest_s = 12.0
     while kills < KILLS:
         with subprocess.Popen(
             ["snakemake", "--cores", "2", *TARGETS],
             cwd=project, env=environment(project), text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         ) as process:  # fmt: skip
             try:
-                _, said = process.communicate(timeout=rng.uniform(2, 12))
+                _, said = process.communicate(timeout=rng.uniform(2, longest_s))
             except subprocess.TimeoutExpired:
                 process.kill()  # Snakemake alone: its jobs end by themselves
                 _, said = process.communicate()
@@ -62,11 +64,13 @@ def test_twenty_kills_change_nothing(finished: Path, project: Path) -> None:
             line.split()[1].rstrip(":") for line in said.splitlines() if line.startswith(("rule ", "localrule "))
         }
         kills += process.returncode < 0
+        if len(reached) <= FIRST_JOBS:
+            longest_s *= 1.2  # a slow machine ends no job in so little time
         if process.returncode == 0:  # all is made: something along the way is to be made again
             (project / "results" / CHAIN[rng.integers(len(CHAIN))]).unlink()
         if "unlock" in said:
             assert call(project, "snakemake", "--unlock").returncode == 0  # as Snakemake says
-    assert len(reached) > 3, "the kills fell on more than the first jobs"
+    assert len(reached) > FIRST_JOBS, "the kills fell on more than the first jobs"
     call(project, "snakemake", "--unlock")
     done = call(project, "snakemake", "--cores", "2", *TARGETS)
     assert done.returncode == 0, done.stderr[-3000:]
