@@ -1,6 +1,6 @@
 """Whether the proxies rank as training does: the LUT's losses subnets, and the Q-T score spaces. Kendall's τ.
 
-Beside the losses, two simpler proxies: the noise-to-signal ratios that stages were distilled by, and MACs. Subnets are
+Beside the losses, two simpler proxies: the noise-to-signal ratios that losses are made of, and MACs. Subnets are
 put together from the stage choices that the LUT holds, so that their summed loss is known. Spaces are those
 of a finished comparison: `snakemake results/<device>/comparison/summary.md`.
 """

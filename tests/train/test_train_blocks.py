@@ -207,7 +207,8 @@ def test_block_losses_cover_every_window_width_and_resolution(teacher, task):
     keys = table.groupby(["stage", "block_type", "window", "in_width", "resolution"]).size()
     # Two windows and two arriving widths of stage1; one window and three of stage2; three types, two resolutions.
     assert len(keys) == (2 * 2 + 1 * 3) * 3 * 2 and set(keys) == {2}
-    assert (table["nsr"] > 0).all() and table["nsr"].median() < 1.5
+    assert (table["loss"] > 0).all() and table["loss"].median() < 1.5
+    assert (table["nsr"] > 0).all() and table["nsr"].median() < 1
     for row in table.itertuples():
         choice = parse_stage(row.choice)
         widths = HYPERSPACE.stage(row.stage).window_widths(row.window)
