@@ -88,7 +88,7 @@ def _step(students: Students, teacher: Teacher, images: torch.Tensor, random_cho
     start = time.process_time()
     students.zero_grad(set_to_none=True)
     for part in students_parts(students, teacher, images, random_choices, subnet_rng(0, step), fp32):
-        part.loss().backward()
+        torch.autograd.backward(part.loss())
     return time.process_time() - start
 
 

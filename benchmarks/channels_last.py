@@ -6,6 +6,7 @@ The step is that of training: the largest subnet on labels, the smallest and two
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ def main(space: str = "tiny-4664-1222", batch_size: int = 64, rounds: int = 7, s
     subnets = [parsed.largest, parsed.smallest, sample_subnet(parsed, rng), sample_subnet(parsed, rng)]
     supernet = Supernet(parsed, CLASSES, image_grid([0.5] * 3, [0.25] * 3)).train()
     initialise(supernet, generator)
-    calibrate(supernet, [lambda precision, s=s: supernet(images, s, precision) for s in subnets], generator)
+    calibrate(supernet, [partial(supernet, images, subnet) for subnet in subnets], generator)
 
     times = time_interleaved(
         {
@@ -75,10 +76,10 @@ def _step(
     def step() -> None:
         supernet.zero_grad(set_to_none=True)
         logits = supernet(images, largest, precision)
-        F.cross_entropy(logits, labels, label_smoothing=0.05).backward()
+        torch.autograd.backward(F.cross_entropy(logits, labels, label_smoothing=0.05))
         target = logits.detach()
         for student in students:
-            alpha_divergence(supernet(images, student, precision), target).backward()
+            torch.autograd.backward(alpha_divergence(supernet(images, student, precision), target))
 
     return step
 

@@ -39,7 +39,10 @@ class Check:
 class _Timed:
     """A function as something that `spaceevo.latency.measure` can time."""
 
-    invoke: Callable[[], object]
+    function: Callable[[], object]
+
+    def invoke(self) -> None:
+        self.function()
 
 
 def time_interleaved(functions: Mapping[str, Callable[[], object]], rounds: int, round_s: float) -> dict[str, float]:

@@ -22,7 +22,8 @@ from pathlib import Path
 import psutil
 from common import ROOT, Check, print_checks, print_table, write_result
 
-from spaceevo.report.environment import GIB, inspect_cpu
+from spaceevo.latency.machine import inspect_cpu
+from spaceevo.report.environment import GIB
 from spaceevo.report.ledger import StepCost, read_costs, step_costs
 from spaceevo.scripting import run
 

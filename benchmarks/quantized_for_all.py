@@ -29,7 +29,7 @@ from spaceevo.quant.quantizers import Precision, fp32, int8
 from spaceevo.scripting import run
 from spaceevo.search.evaluator import SubnetEvaluator
 from spaceevo.space import Subnet, sample_subnet
-from spaceevo.train.loop import Task, train
+from spaceevo.train.loop import Part, Task, train
 
 MEAN_GAP, WORST_GAP, ALONE_GAP = 0.3, 1.0, 1.0  # points
 
@@ -91,8 +91,11 @@ def _trained_alone(finished: FinishedRun, subnet: Subnet, evaluator: SubnetEvalu
     initialise(network, torch.Generator().manual_seed(seed))
     resolution, smoothing = supernet.space.hyperspace.resolutions[-1], params.supernet.sandwich.label_smoothing
 
-    def objective(precision: Precision, step: int, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
-        yield subnet.code, F.cross_entropy(network(x, precision), y, label_smoothing=smoothing)
+    def objective(precision: Precision, step: int, x: Tensor, y: Tensor) -> Iterator[Part]:
+        def loss() -> Tensor:
+            return F.cross_entropy(network(x, precision), y, label_smoothing=smoothing)
+
+        yield Part(subnet.code, network, loss)
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint.safetensors"

@@ -71,7 +71,7 @@ def _row(card: dict[str, Any]) -> tuple[str, ...]:
 
 def _gap(card: dict[str, Any]) -> float:
     """The larger distance of the two files' accuracies from that in FP32."""
-    return max(abs(file["int8_accuracy"] - card["fp32_accuracy"]) for file in card["files"].values())
+    return max(abs(float(file["int8_accuracy"] - card["fp32_accuracy"])) for file in card["files"].values())
 
 
 def _span(folder: Path, data: Path, settings: Params) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def search(folder: Path, hyperspace: str, seeds: int, exact: bool) -> dict[str, 
     lut = build_lut(read_published_lut(folder, declared), declared, None, 1000, settings)
     scorer = make_scorer(lut, BUDGETS_MS[hyperspace], settings, 0)
     published = {name: scorer(parse_space(name)).score for name in PUBLISHED[hyperspace]}
-    evolved = []
+    evolved: list[dict[str, Any]] = []
     for seed in range(seeds):
         start = time.perf_counter()
         best, _ = evolve_space(scorer, EvolutionSettings(population=500, parent_sample=125, evaluations=5000), seed)

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -134,7 +135,7 @@ def time_case(
         images = images.contiguous(memory_format=torch.channels_last)
         precision = int8 if case == "int8" else fp32
         if precision is int8:
-            runs = [lambda precision, s=s: supernet(images, s, precision) for s in subnets[:2]]
+            runs = [partial(supernet, images, subnet) for subnet in subnets[:2]]
             calibrate(supernet, runs, generator)
         step = _step(supernet, lambda x, subnet: cast(Tensor, supernet(x, subnet, precision)), subnets, images, labels)
     step()
@@ -155,10 +156,10 @@ def _step(
     def step() -> None:
         module.zero_grad(set_to_none=True)
         logits = forward(images, largest)
-        F.cross_entropy(logits, labels, label_smoothing=0.1).backward()
+        torch.autograd.backward(F.cross_entropy(logits, labels, label_smoothing=0.1))
         target = logits.detach()
         for student in students:
-            alpha_divergence(forward(images, student), target).backward()
+            torch.autograd.backward(alpha_divergence(forward(images, student), target))
 
     return step
 

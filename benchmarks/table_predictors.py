@@ -86,7 +86,7 @@ def _speed(predictor: Predictor, hyperspace: Hyperspace) -> dict[str, float]:
     Of one space, as a search has them, at once or one by one; and of 100 spaces, where most blocks are new.
     """
     rng = np.random.default_rng(0)
-    rates = {}
+    rates: dict[str, float] = {}
     for how, spaces in (("at_once_per_s", 1), ("one_by_one_per_s", 1), ("of_100_spaces_per_s", 100)):
         fresh = replace(predictor)
         seconds = 0.0

@@ -33,7 +33,7 @@ from spaceevo.space import Hyperspace, Space, Subnet, load_hyperspace, parse_spa
 
 PUBLISHED_CLASSES = 1000
 OTHER_CLASSES = (10, 100)
-ROBUST = {"robust_scale": 4.0, "robust_rounds": 4}
+ROBUST: dict[str, Any] = {"robust_scale": 4.0, "robust_rounds": 4}
 TOTAL_IMPORTANCE = 30.0  # of a total's relative error against a line's, of which there are some 100,000
 PRIOR_IMPORTANCE = 3.0  # of a fixed stage's kernel as the table alone has it
 BORROWED_ERROR = 0.5
@@ -102,7 +102,7 @@ def fit(table: Table, hyperspace: Hyperspace, nets: Sequence[Net], loans: Sequen
     kinds = kernel_models(design, coefficients[:-1], errors)
     predictor = Predictor(device, float(f"{coefficients[-1]:.6g}"), kinds)
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, (space, subnet, total_ms) in enumerate(nets, start=len(seen_ms)):
         others = importance * (np.arange(len(importance)) != i)
         left_out = fit_nonnegative(matrix, latency_ms, importance=others, **ROBUST)

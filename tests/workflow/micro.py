@@ -63,6 +63,11 @@ def make_project(folder: Path, params: dict[str, Any]) -> Path:
     return folder
 
 
+def copy_benchmarks(folder: Path) -> None:
+    """Put the benchmarks into a project, where they write their results."""
+    shutil.copytree(ROOT / "benchmarks", folder / "benchmarks", ignore=shutil.ignore_patterns("results"))
+
+
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in a project."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from workflow.micro import copy_benchmarks
 from workflow.team import call, copied, planned_rules, run, set_param
 
 from spaceevo.artifacts import read_header, read_table
@@ -38,6 +39,12 @@ def test_it_is_made_by_name_alone(project: Path) -> None:
     assert "`micro-11-00`" in (project / SUMMARY).read_text()
     assert not list((project / "results" / "checkpoints").glob("*"))
     assert planned_rules(project, SUMMARY) == planned_rules(project) == {}
+
+
+def test_benchmarks_read_it(project: Path) -> None:
+    copy_benchmarks(project)
+    assert "better on average than" in run(project, "python", "benchmarks/spaces.py")
+    assert "2 spaces: τ" in run(project, "python", "benchmarks/rank_fidelity.py", "--subnets", "6")
 
 
 def test_a_block_type_that_is_not_there(project: Path) -> None:
