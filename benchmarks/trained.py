@@ -1,4 +1,4 @@
-"""What the benchmarks of trained supernets share: the artifacts of a finished run, and accuracy on its val split."""
+"""What the benchmarks of trained supernets share: the artifacts of a finished run, and accuracy on val or test."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ class FinishedRun:
         """A supernet by the name of its file, as far as the dot."""
         return load_supernet(self.folder / f"{name}.safetensors")[0]
 
-    def evaluator(self, supernet: Supernet) -> SubnetEvaluator:
-        """As in the subnet search: the same pictures for BatchNorm statistics and for accuracy, on val."""
+    def evaluator(self, supernet: Supernet, split: str = "val") -> SubnetEvaluator:
+        """As in the subnet search: the same pictures for BatchNorm statistics and for accuracy; of test, all."""
         resolution, counts = supernet.space.hyperspace.resolutions[-1], self.params.search
         seed = self.params.seed
         seen = Pictures.of_split(
             self.split("train"), resolution, RECALIBRATION_BATCH, counts.recalibration_images, seed
         )
-        shown = Pictures.of_split(self.split("val"), resolution, EVALUATION_BATCH, counts.val_images, seed)
+        judged = self.split(split)
+        images = counts.val_images if split == "val" else len(judged)
+        shown = Pictures.of_split(judged, resolution, EVALUATION_BATCH, images, seed)
         return SubnetEvaluator(supernet, seen, shown, None)
 
 
