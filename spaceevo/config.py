@@ -247,6 +247,9 @@ class Sandwich(Section):
         8, description="with sampling budgets: subnets drawn, of which the nearest to a random budget is trained"
     )
     largest_alone: Share = Field(0.0, description="share of the FP32 phase that trains the largest alone, first")
+    mixed_resolutions: bool = Field(
+        False, description="the smallest at any resolution, not at the lowest; the largest, while alone, also at others"
+    )
     label_smoothing: Share = Field(0.1, description="of the largest subnet's cross-entropy")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the largest subnet's last layer")
 

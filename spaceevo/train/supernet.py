@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -18,7 +20,7 @@ from spaceevo.data.splits import Split
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
-from spaceevo.space import Subnet, sample_subnet
+from spaceevo.space import Space, Subnet, sample_subnet
 from spaceevo.train.loop import Objective, Part, Task, subnet_rng, train
 from spaceevo.train.losses import alpha_divergence
 from spaceevo.train.sampling import Sampler, uniform
@@ -127,12 +129,32 @@ def _objective(
             return alpha_divergence(logits, target.result())
 
         yield Part(space.largest.code, supernet, of_largest)
-        if step < steps_alone:
-            return
-        for student in (space.smallest, *(sample(rng) for _ in range(sandwich.random_subnets))):
+        for student in _students(space, sandwich, sample, rng, alone=step < steps_alone):
             yield Part(student.code, supernet, partial(of_student, student))
 
     return objective
+
+
+def _students(
+    space: Space, sandwich: Sandwich, sample: Sampler, rng: np.random.Generator, *, alone: bool
+) -> Iterator[Subnet]:
+    """The subnets that learn from the largest in one step; `alone`: while no other width, depth and kernel is trained.
+
+    The ends of a space learn most, for each step has them. Where the smallest is seen at the lowest resolution only,
+    and the largest at the highest, a subnet of the lowest is better the smaller it is, and the smallest is poor at all
+    higher ones: mixed resolutions cure both.
+    """
+    *lower, _ = resolutions = space.hyperspace.resolutions
+    if alone:
+        if sandwich.mixed_resolutions and lower:
+            yield replace(space.largest, resolution=int(rng.choice(lower)))
+        return
+    if sandwich.mixed_resolutions:
+        yield replace(space.smallest, resolution=int(rng.choice(resolutions)))
+    else:
+        yield space.smallest
+    for _ in range(sandwich.random_subnets):
+        yield sample(rng)
 
 
 def _dropout(probability: float, seed: int, step: int, share: tuple[int, int]) -> Callable[[Tensor], Tensor] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -105,11 +105,13 @@ def work(rule: str, stage: str | None, values: Values, setting: Setting) -> floa
         case "evolve_space":
             return float(values["space"]["evolution"]["evaluations"])
         case "train_supernet_fp32":
-            alone = values["supernet.sandwich"]["largest_alone"]
-            passes = mean.largest * alone + _sandwich(mean, values["supernet.sandwich"]["random_subnets"]) * (1 - alone)
+            sandwich = values["supernet.sandwich"]
+            alone = sandwich["largest_alone"]
+            first = mean.largest + mean.largest_lower * sandwich["mixed_resolutions"]
+            passes = first * alone + _sandwich(mean, sandwich) * (1 - alone)
             return float(TRAINING * values["supernet.fp32"]["epochs"] * setting.images * passes)
         case "train_supernet_int8":
-            passes = SIMULATED * _sandwich(mean, values["supernet.sandwich"]["random_subnets"])
+            passes = SIMULATED * _sandwich(mean, values["supernet.sandwich"])
             return float(TRAINING * values["supernet.int8"]["epochs"] * setting.images * passes)
         case "search_subnets":
             images = values["search"]["recalibration_images"] + values["search"]["val_images"]
@@ -127,21 +129,35 @@ def work(rule: str, stage: str | None, values: Values, setting: Setting) -> floa
 
 @dataclass(frozen=True)
 class MeanMacs:
-    """MACs of subnets, each at its own resolution, in the mean over random spaces."""
+    """MACs of subnets, in the mean over random spaces.
+
+    Attributes:
+        largest, smallest, random: each at its own resolution.
+        largest_lower: the largest at a random resolution but the highest; 0 where there is no other.
+        smallest_any: the smallest at a random resolution.
+    """
 
     largest: float
     smallest: float
     random: float
+    largest_lower: float
+    smallest_any: float
 
 
 @cache
 def mean_macs(hyperspace: Hyperspace) -> MeanMacs:
     """Of the largest, the smallest and a random subnet of random spaces of the hyperspace."""
     rng = np.random.default_rng(0)
+    resolutions = hyperspace.resolutions
     rows = []
     for _ in range(RANDOM_SPACES):
         space = sample_space(hyperspace, rng)
-        rows.append([_macs(space, s) for s in (space.largest, space.smallest, sample_subnet(space, rng))])
+        own = [_macs(space, s) for s in (space.largest, space.smallest, sample_subnet(space, rng))]
+        largest, smallest = (
+            [_macs(space, replace(subnet, resolution=resolution)) for resolution in resolutions]
+            for subnet in (space.largest, space.smallest)
+        )
+        rows.append([*own, sum(largest[:-1]) / max(len(resolutions) - 1, 1), sum(smallest) / len(resolutions)])
     return MeanMacs(*np.mean(rows, axis=0))
 
 
@@ -189,8 +205,9 @@ def _macs(space: Space, subnet: Subnet) -> int:
     return plan_cost(subnet_plan(space, subnet, CLASSES), subnet.resolution).macs
 
 
-def _sandwich(mean: MeanMacs, random_subnets: int) -> float:
-    return mean.largest + mean.smallest + random_subnets * mean.random
+def _sandwich(mean: MeanMacs, sandwich: Values) -> float:
+    smallest = mean.smallest_any if sandwich["mixed_resolutions"] else mean.smallest
+    return float(mean.largest + smallest + sandwich["random_subnets"] * mean.random)
 
 
 def _distillation(stage: Stage, blocks: Values, setting: Setting) -> float:

@@ -82,6 +82,21 @@ def test_the_largest_is_alone_at_first(task):
     assert {one.precision for one in passes} == {fp32}
 
 
+def test_mixed_resolutions(task):
+    """The ends of the space are trained at every resolution: the largest from the start, the smallest in sandwiches."""
+    supernet = made_supernet()
+    space, resolutions = supernet.space, supernet.space.hyperspace.resolutions
+    passes = watch(supernet)
+    run_fp32(
+        supernet, task, SANDWICH.model_copy(update={"mixed_resolutions": True}), RECIPE.model_copy(update={"epochs": 8})
+    )
+    subnets = [one.subnet for one in passes]
+    alone, sandwiches = subnets[: 16 * 2], subnets[16 * 2 :]
+    assert set(alone[::2]) == set(sandwiches[::4]) == {space.largest}
+    assert set(alone[1::2]) == {replace(space.largest, resolution=lower) for lower in resolutions[:-1]}
+    assert set(sandwiches[1::4]) == {replace(space.smallest, resolution=any_) for any_ in resolutions}
+
+
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (1.0, 16), (0.3, 5)])
 def test_how_long_it_is_alone(task, share, count):
     supernet = made_supernet()
