@@ -1,5 +1,7 @@
 """Subnet search: within budgets, without duplicates, seeded, the front as it is, and better than chance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made import small_hyperspace
@@ -26,14 +28,14 @@ def latency_ms(space):
 
 
 def accuracy(space):
-    """Grows with every choice, in some stages much more than in others, which is what there is to find."""
+    """Grows with the resolution and every choice, in some stages much more than in others: that is to be found."""
     gains = np.random.default_rng(0).permutation(np.geomspace(0.01, 1, len(space.options)))
 
     def of(subnet):
-        total = np.log(subnet.resolution / space.hyperspace.resolutions[0])
+        total = 0.0
         for gain, options, choice in zip(gains, space.options, subnet.stages, strict=True):
             total += gain * sum(block.width / options.widths[-1] + 0.1 * block.kernel_size for block in choice)
-        return float(1 - np.exp(-0.1 * total))
+        return float(1 - np.exp(-0.1 * total * subnet.resolution / space.hyperspace.resolutions[-1]))
 
     return of
 
@@ -74,9 +76,17 @@ def test_every_row_is_what_it_says(budgets):
         subnet = LARGE.subnet(row.code)
         assert row.latency_ms == latency_ms(LARGE)(subnet) <= max(budgets)
         assert row.accuracy == accuracy(LARGE)(subnet)
-    assert set(table["origin"]) == {"fastest", "random", "mutation", "crossover"}
+    assert set(table["origin"]) == {"fastest", "end", "random", "mutation", "crossover"}
     assert table["origin"][0] == "fastest"
-    assert (table["origin"][1:20] == "random").all()
+    ends = {
+        replace(end, resolution=resolution).code
+        for end in (LARGE.smallest, LARGE.largest)
+        for resolution in LARGE.hyperspace.resolutions
+    }
+    within = {code for code in ends if latency_ms(LARGE)(LARGE.subnet(code)) <= max(budgets)}
+    assert set(table.loc[table["origin"] == "end", "code"]) == within - {table["code"][0]}
+    assert len(within) > 2
+    assert (table["origin"][len(within) : 20] == "random").all()
 
 
 @pytest.mark.parametrize("seed", range(3))
