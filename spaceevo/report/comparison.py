@@ -148,7 +148,7 @@ def draw_accuracies(comparison: Comparison, colour: str) -> Figure:
             for run in contender.accuracies:
                 axes.plot(budgets, run, ".", ms=4, color=line, alpha=0.5)
         axes.plot(budgets, evolved.accuracies.mean(0), color=colour, lw=2.0, marker="o", ms=6)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel="predicted latency, ms", ylabel="INT8 accuracy on test")
         axes.set_title(f"{comparison.device}: spaces under the same budgets", pad=22)
         legend_above(axes, *_handles(comparison, colour))
@@ -179,7 +179,7 @@ def draw_errors(comparison: Comparison, colour: str) -> Figure:
                 axes.step(
                     errors, (1 + np.arange(len(errors))) / max(len(errors), 1), where="post", color=line, lw=width
                 )
-            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0))
             axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             axes.set_title(f"{SEQNETS[number]}: {budget:.3g} ms")
         panels[0].set_ylabel("share of random subnets")

@@ -86,7 +86,7 @@ def draw_front(device: DeviceResults, colour: str) -> Figure:
         axes.scatter(subnets["latency_ms"], subnets["accuracy"], s=18, color=colour, alpha=DOT, linewidths=0)
         axes.plot(front["latency_ms"], front["accuracy"], color=colour, lw=1.8, drawstyle="steps-post")
         _mark_seqnets(axes, device, colour)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if np.ptp(axes.get_ylim()) > 0.05 else 1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set(xlabel="predicted latency, ms", ylabel="INT8 accuracy on val")
         axes.set_title(f"{device.name}: accuracy and latency")
         legend_above(
@@ -136,7 +136,7 @@ def draw_footprint(device: DeviceResults, colour: str) -> Figure:
             _mark_seqnets(axes, device, colour, column)
             axes.set_xlabel(label)
         axes = figure.axes[0]
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if np.ptp(axes.get_ylim()) > 0.05 else 1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_ylabel("INT8 accuracy on val")
         axes.set_title(f"{device.name}: accuracy and memory")
     return figure
