@@ -25,7 +25,6 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ from spaceevo.latency.bench import measure_files, suited_graph
 from spaceevo.latency.devices import Device, check_runtime, device_predictor, load_device, shipped_devices
 from spaceevo.latency.measure import Timing
 from spaceevo.latency.predictor import Prediction, Predictor, read_predictor
-from spaceevo.nn.plain import Network, PlainBlock, initialise
+from spaceevo.nn.plain import Network, initialise
 from spaceevo.nn.store import ImageSpec, load_seqnet, load_supernet
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
@@ -173,10 +172,6 @@ def extract(supernet: Supernet, subnet: Subnet | str, images: Tensor | None = No
 def calibrated(network: Network, images: Tensor, seed: int = 0) -> Network:
     """A copy with grids fitted to what `images` bring about: quantization after training (`seed` draws the samples)."""
     network = copy.deepcopy(network).eval()
-    for block in network.modules():
-        if isinstance(block, PlainBlock):
-            for name, quantizer in block.weight_quantizers.items():
-                cast(WeightQuantizer, quantizer).set_from(cast(Tensor, block.convs[name].weight))
     runs = [partial(network, batch) for batch in torch.split(images, BATCH)]
     calibrate(network, runs, torch.Generator().manual_seed(seed))
     return network

@@ -42,6 +42,9 @@ class ElasticConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape[0])) if has_bias else None
         self.quantizer = WeightQuantizer(shape[0])
 
+    def quantized_weights(self) -> Iterator[tuple[WeightQuantizer, Tensor]]:
+        yield self.quantizer, self.weight
+
     def sliced(self, op: Conv | Linear) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of one operation, contiguous."""
         if isinstance(op, Conv):

@@ -49,6 +49,10 @@ class PlainBlock(nn.Module):
             {tensor: activation_quantizer(kind) for tensor, kind in grid_kinds(plan).items()}
         )
 
+    def quantized_weights(self) -> Iterator[tuple[WeightQuantizer, Tensor]]:
+        for name, quantizer in self.weight_quantizers.items():
+            yield cast(WeightQuantizer, quantizer), cast(Tensor, self.convs[name].weight)
+
     def convolve(self, op: Conv, x: Tensor, precision: Precision) -> Tensor:
         conv = cast(nn.Conv2d, self.convs[op.weight])
         weight = precision(self.weight_quantizers[op.weight], conv.weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,13 @@ from spaceevo.quant.quantizers import ActivationQuantizer, Precision, WeightQuan
 
 SAMPLES_PER_CALL = 4096
 CLIP_RATIOS = tuple(1.0 - 0.04 * i for i in range(16))  # of the observed range, on either side
+
+
+@runtime_checkable
+class QuantizesWeights(Protocol):
+    """A module with weights of its own that it quantizes: elastic or plain."""
+
+    def quantized_weights(self) -> Iterable[tuple[WeightQuantizer, Tensor]]: ...
 
 
 class Observer:
@@ -51,9 +58,9 @@ def calibrate(module: nn.Module, runs: Iterable[Callable[[Precision], object]], 
         generator: draws which activations are kept.
     """
     for submodule in module.modules():
-        quantizer = getattr(submodule, "quantizer", None)
-        if isinstance(quantizer, WeightQuantizer):
-            quantizer.set_from(cast(Tensor, submodule.weight))
+        if isinstance(submodule, QuantizesWeights):
+            for quantizer, weight in submodule.quantized_weights():
+                quantizer.set_from(weight)
     observer = Observer(generator)
     for run in runs:
         run(observer)

@@ -1,5 +1,7 @@
 """Initial grids: better than the whole range where tails are heavy, and set for every quantizer."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,22 @@ def test_every_quantizer_is_set(supernet):
             flat = module.weight.flatten(1)
             largest = (flat.mean(1).abs() + 3 * flat.std(1, unbiased=False)) / 127  # max(|μ − 3σ|, |μ + 3σ|)
             assert torch.allclose(quantizer.scale(len(flat)), largest, rtol=1e-5)
+
+
+def test_a_plain_network_gets_the_scales_of_the_elastic_one(supernet):
+    x, largest = pictures(8, 12), supernet.space.largest
+    plain = supernet.extract(largest)
+    before = scales_of_weights(plain)
+    calibrate(plain, [partial(plain, x)], torch.Generator().manual_seed(0))
+    calibrate(supernet, runs_of(supernet, x), torch.Generator().manual_seed(0))
+    after, expected = scales_of_weights(plain), scales_of_weights(supernet.extract(largest))
+    assert after and all(torch.equal(after[name], expected[name]) for name in expected)
+    assert all(not torch.equal(after[name], before[name]) for name in before)
+
+
+def scales_of_weights(network):
+    quantizers = {name: module for name, module in network.named_modules() if isinstance(module, WeightQuantizer)}
+    return {name: quantizer.log_scale.detach().clone() for name, quantizer in quantizers.items()}
 
 
 def test_calibration_depends_on_the_generator_alone(supernet):
