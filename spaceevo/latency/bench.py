@@ -137,12 +137,12 @@ def suited_graph(graph: Int8Graph, device: Device) -> Int8Graph:
 
 
 def write_file(graph: Int8Graph, device: Device, stem: Path) -> Path:
-    """Export a graph in the format of the device's runtime, to `stem` with its suffix."""
+    """Export a graph for timing in the format of the device's runtime, to `stem` with its suffix."""
     path = stem.with_name(stem.name + device.suffix)
     if device.suffix == ".tflite":
         from spaceevo.export.tflite import to_tflite
 
-        path.write_bytes(to_tflite(suited_graph(graph, device)))
+        path.write_bytes(to_tflite(suited_graph(graph, device), signature=False))
     else:
         from spaceevo.export.onnx import to_onnx
 

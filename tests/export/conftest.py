@@ -45,6 +45,7 @@ for path in Path(sys.argv[1]).glob("*.safetensors"):
     path.with_suffix(".debug.tflite").write_bytes(to_tflite(graph, tensors))
     if path.stem.startswith(("tiny", "layers_even")):
         path.with_suffix(".tflite").write_bytes(to_tflite(graph))
+        path.with_suffix(".unnamed.tflite").write_bytes(to_tflite(graph, signature=False))
 """
 
 

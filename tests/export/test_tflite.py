@@ -52,6 +52,24 @@ def test_float_kernels_are_found(exported):
     assert found[0].startswith("MEAN → ")
 
 
+@pytest.mark.parametrize("case", ["tiny_0", "tiny_1", "layers_even"])
+def test_without_a_signature_it_is_the_same_network(exported, case):
+    """What is timed is what is delivered: the same kernels in the same order, and the same integers."""
+    named, unnamed = (exported[case].file(suffix) for suffix in (".tflite", ".unnamed.tflite"))
+    assert [code for code, _, _ in operators(content(named))] == [code for code, _, _ in operators(content(unnamed))]
+    found = []
+    for path in (named, unnamed):
+        interpreter = Interpreter(model_path=str(path))
+        interpreter.allocate_tensors()
+        ((source,), (target,)) = interpreter.get_input_details(), interpreter.get_output_details()
+        x = np.random.default_rng(0).integers(-128, 128, source["shape"], np.int8)
+        interpreter.set_tensor(source["index"], x)
+        interpreter.invoke()
+        found.append(interpreter.get_tensor(target["index"]))
+    assert np.array_equal(*found) and len(np.unique(found[0])) > 1
+    assert not Interpreter(model_path=str(unnamed)).get_signature_list()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_weights_scales_and_biases_are_the_graphs(exported, case):
     model = content(exported[case].file(".debug.tflite"))
