@@ -275,7 +275,9 @@ class SubnetSearchSettings(Section):
     """Size of the subnet search."""
 
     evaluations: Positive = Field(description="subnets evaluated in all, over all budgets")
-    initial: Positive = Field(description="of these, how many are drawn at random")
+    initial: Positive = Field(
+        description="of these, how many come before children: the ends of the space, then random ones"
+    )
     parents: Positive = Field(description="per budget, how many of the best within it have children")
     mutation_probability: Share = Field(description="of each choice of a subnet")
 

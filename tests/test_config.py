@@ -50,6 +50,13 @@ def test_the_committed_files_are_valid_over_the_default(path):
         load_device(device)
 
 
+def test_the_published_recipe_trains_the_ends_as_published():
+    laid = document()
+    update_config(laid, yaml.safe_load((ROOT / "params" / "imagenet.yaml").read_text()))
+    assert document()["supernet"]["sandwich"]["mixed_resolutions"]
+    assert not parse_params(laid).supernet.sandwich.mixed_resolutions
+
+
 def sections_of(kind):
     """The sections that a field's type may be: itself, or the values of a dictionary of them."""
     kinds = [kind, *get_args(kind)]

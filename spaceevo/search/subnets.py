@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -116,8 +116,8 @@ def _check_budgets(space: Space, fastest_ms: float, budgets_ms: Sequence[float])
 def _ends(space: Space, latency_ms: Callable[[Subnet], float], budget: float, fastest: Subnet) -> Iterator[Proposal]:
     """The smallest and the largest subnet at every resolution, but for those over `budget` and the fastest."""
     for resolution in space.hyperspace.resolutions:
-        for end in (space.smallest, space.largest):
-            subnet = replace(end, resolution=resolution)
+        for end in dict.fromkeys((space.smallest.stages, space.largest.stages)):  # one where there is no choice
+            subnet = Subnet(resolution, end)
             ms = latency_ms(subnet)
             if subnet != fastest and ms <= budget:
                 yield Proposal(subnet, ms, "end")

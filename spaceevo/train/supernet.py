@@ -142,7 +142,8 @@ def _students(
 
     The ends of a space learn most, for each step has them. Where the smallest is seen at the lowest resolution only,
     and the largest at the highest, a subnet of the lowest is better the smaller it is, and the smallest is poor at all
-    higher ones: mixed resolutions cure both.
+    higher ones. Mixed resolutions show all of them to the smallest, and to the largest while it is alone; from then on
+    it is the target of the others, at the highest.
     """
     *lower, _ = resolutions = space.hyperspace.resolutions
     if alone:

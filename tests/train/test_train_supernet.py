@@ -83,7 +83,7 @@ def test_the_largest_is_alone_at_first(task):
 
 
 def test_mixed_resolutions(task):
-    """The ends of the space are trained at every resolution: the largest from the start, the smallest in sandwiches."""
+    """The ends of the space are trained at every resolution: the largest while alone, the smallest in sandwiches."""
     supernet = made_supernet()
     space, resolutions = supernet.space, supernet.space.hyperspace.resolutions
     passes = watch(supernet)

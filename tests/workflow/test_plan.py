@@ -68,10 +68,26 @@ def test_a_phase_that_simulates_int8_costs_twice_the_other() -> None:
     assert int8 == pytest.approx(2 * fp32)
 
 
+def test_mixed_resolutions_cost_what_they_add() -> None:
+    macs = mean_macs(MICRO.hyperspace)
+    mixed, ends = values(), values()
+    ends["supernet.sandwich"] |= {"mixed_resolutions": False}
+    alone = mixed["supernet.sandwich"]["largest_alone"]
+    added = {
+        "fp32": alone * macs.largest_lower + (1 - alone) * (macs.smallest_any - macs.smallest),
+        "int8": 2 * (macs.smallest_any - macs.smallest),
+    }
+    for phase, passes in added.items():
+        once, more = (work(f"train_supernet_{phase}", None, taken, MICRO) for taken in (ends, mixed))
+        steps = 3 * mixed[f"supernet.{phase}"]["epochs"] * MICRO.images
+        assert passes > 0 and more - once == pytest.approx(steps * passes)
+
+
 def test_macs_of_published_hyperspaces_and_teachers() -> None:
     mobilew = load_hyperspace("mobilew")
     macs = mean_macs(mobilew)
     assert macs.smallest < macs.random < macs.largest
+    assert macs.smallest < macs.smallest_any and 0 < macs.largest_lower < macs.largest
     assert macs.smallest > 20e6 and macs.largest < 20e9
     teacher = teacher_macs(Setting(mobilew, 1, "efficientnet_b5"))
     native_macs, native = EFFICIENTNETS["efficientnet_b5"]
