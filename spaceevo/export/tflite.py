@@ -63,8 +63,8 @@ def to_tflite(graph: Int8Graph, outputs: Sequence[str] | None = None, *, signatu
     Args:
         graph: the network.
         outputs: further tensors to give out, each under its own name in the signature.
-        signature: whether inputs and outputs have names. Without, the network is the same and converted in half the
-            time, which is right for a file that is only timed.
+        signature: whether the input and the output have names. Without, the network is the same and converted in half
+            the time, which is right for a file that is only timed; there are no further outputs then.
 
     Returns:
         A flatbuffer followed by a zip archive, where TFLite keeps associated files: `metadata.json` (the description)
@@ -73,7 +73,10 @@ def to_tflite(graph: Int8Graph, outputs: Sequence[str] | None = None, *, signatu
 
     Raises:
         ExportError: a layer has more weights than the converter takes; the sentence names it.
+        ValueError: further outputs are asked for without a signature to name them.
     """
+    if outputs and not signature:
+        raise ValueError("further outputs need a signature, which names them")
     check_layer_sizes(graph)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
