@@ -55,7 +55,12 @@ def main(
     checks = [
         Check(f"subnets: τ at least {SUBNETS_TAU}", f"{taus['all']['loss']:.3f}", taus["all"]["loss"] >= SUBNETS_TAU)
     ]
-    content: dict[str, Any] = {"device": device, "subnets": drawn.to_dict("list"), "tau_of_subnets": taus}
+    content: dict[str, Any] = {
+        "device": device,
+        "split": "test",
+        "subnets": drawn.to_dict("list"),
+        "tau_of_subnets": taus,
+    }
     outcomes = sorted((finished.folder / "comparison").glob("*/outcomes_*.parquet"))
     if outcomes:
         comparison = read_comparison(device, finished.folder / "space.json", outcomes)
