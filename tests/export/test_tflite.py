@@ -174,3 +174,11 @@ def test_a_layer_too_large_for_the_converter_is_named(width, size, taken):
     text = str(caught.value)
     assert "layer stage5.0.fused_conv: its 7×7 convolution of 416 to 1664 channels has 33.9 million weights" in text
     assert text.endswith("a device with onnxruntime.") and "\n" not in text
+
+
+def test_further_outputs_need_names():
+    graph = random_graph(
+        join(8, [("", block_plan("resnet", "relu", 8, BlockChoice(3, 8, 1.0), 1))]), 7, np.random.default_rng(0)
+    )
+    with pytest.raises(ValueError, match="need a signature"):
+        to_tflite(graph, [graph.nodes[0].output], signature=False)
