@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import numpy as np
 import pandas as pd
 from common import Check, print_checks, print_table, write_result
 
-from spaceevo.artifacts import read_table
+from spaceevo.artifacts import Record, read_table
 from spaceevo.config import load_params
 from spaceevo.errors import ArtifactError
 from spaceevo.latency.bench import measure_files, write_file, write_reference
+from spaceevo.latency.checkpoint import read_checkpoint, write_checkpoint
 from spaceevo.latency.devices import Device, load_device
 from spaceevo.latency.features import Array
 from spaceevo.latency.fit import fit_predictor, row_plan, unseen_errors
@@ -44,11 +47,13 @@ def main(
     target: float = 0.0,
     time_limit_s: float = 120.0,
     seed: int = 0,
+    keep: Path | None = None,
 ) -> None:
     """Test each predictor in `results`, made with `params`, on the networks of its profile it was not fitted on.
 
     With `device` that is profiled anew instead, at the resolutions of `hyperspace`, and what it is tested on is
-    measured a second time: how well one measurement foretells another is the best that any predictor can do.
+    measured a second time: how well one measurement foretells another is the best that any predictor can do. The file
+    `keep` then holds what is measured, and what it holds of a run with the same arguments is not measured again.
     """
     figures = (
         _profiled_anew(
@@ -57,6 +62,7 @@ def main(
             ProfileCounts(blocks_per_type, nets, test_nets),
             Limits(time_limit_s, target),
             seed,
+            keep,
         )
         if device
         else _of_results(results, load_hyperspace(load_params(params).hyperspace))
@@ -103,7 +109,11 @@ def _of_results(results: Path, hyperspace: Hyperspace) -> Figures:
     return figures
 
 
-def _profiled_anew(device: Device, hyperspace: Hyperspace, counts: ProfileCounts, limits: Limits, seed: int) -> Figures:
+def _profiled_anew(
+    device: Device, hyperspace: Hyperspace, counts: ProfileCounts, limits: Limits, seed: int, keep: Path | None
+) -> Figures:
+    settings = {"device": device.name, "hyperspace": hyperspace.name, "counts": asdict(counts)}
+    record = Record(settings | {"machine": device.how.machine(device)}, seed)
     classes = CLASSES.get(hyperspace.name, 1000)
     with progress(f"profile of {device.name} on {hyperspace.name}", 100) as tick:
         table = profile(
@@ -113,6 +123,8 @@ def _profiled_anew(device: Device, hyperspace: Hyperspace, counts: ProfileCounts
             counts=counts,
             limits=limits,
             seed=seed,
+            earlier=None if keep is None else read_checkpoint(keep, record),
+            save=None if keep is None else partial(write_checkpoint, keep, record=record),
             progress=lambda what, done, total: tick(100 * done // total, what),
         )
     predictor = fit_predictor(table, hyperspace, device.name, device.how.machine(device))

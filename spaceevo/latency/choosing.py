@@ -1,8 +1,9 @@
 """Choosing what to measure next: where the latency predictor is least sure of networks.
 
 The predictor is a linear model of kernel features, so how sure it is of a network depends on what was measured alone,
-not on the outcome. With rows x of features over latency (relative errors count), and all that was measured in X, the
-variance of a prediction is proportional to x A⁻¹ xᵀ with A = X ᵀX + ridge. Measuring a candidate c takes
+not on the outcome. With rows x of features over latency (relative errors count, those of blocks less), and all that was
+measured in X, the variance of a prediction is proportional to x A⁻¹ xᵀ with A = XᵀX + ridge. Measuring a candidate c
+takes
 
     Σ over networks (x A⁻¹ cᵀ)² / (1 + c A⁻¹ cᵀ)
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from spaceevo.latency.features import Array
 from spaceevo.latency.kernels import boundary_kernels, kernels
-from spaceevo.latency.regression import LASSO, MIN_MODELS, RIDGE, build_design, fit_nonnegative
+from spaceevo.latency.regression import LASSO, MIN_MODELS, RIDGE, build_design, fit_nonnegative, importances
 from spaceevo.latency.samples import Profiled
 
 PRIOR = 1e-3  # ridge, for columns of size 1: how little is known before anything was measured
@@ -33,6 +34,7 @@ class Chooser:
         plans = [(model.plan(), model.height) for model in models]
         design = build_design([(*kernels(*plan), *boundary_kernels(*plan)) for plan in plans])
         self._matrix = np.concatenate([design.matrix, np.ones((len(models), 1))], axis=1)
+        self._importance = importances([model.role for model in models])
 
     def predict(self, measured: Indices, latency_ms: Array) -> Array:
         """float64 [models]: milliseconds of every model, by a fit to those measured, never below the fastest of them.
@@ -43,7 +45,13 @@ class Chooser:
         """
         min_models = max(1, min(MIN_MODELS, len(measured) // 20))
         coefficients = fit_nonnegative(
-            self._matrix[measured], latency_ms, ridge=RIDGE, lasso=LASSO, min_models=min_models, robust_rounds=2
+            self._matrix[measured],
+            latency_ms,
+            importance=self._importance[measured],
+            ridge=RIDGE,
+            lasso=LASSO,
+            min_models=min_models,
+            robust_rounds=2,
         )
         return np.asarray(np.maximum(self._matrix @ coefficients, latency_ms.min()))
 
@@ -57,7 +65,7 @@ class Chooser:
             predicted_ms: float64 [models]: latencies of all models, as far as known.
             candidates, networks: which models may be chosen, and which are to be predicted.
         """
-        rows = self._matrix / predicted_ms[:, None]
+        rows = self._matrix * (self._importance / predicted_ms)[:, None]
         sizes = np.sqrt((rows**2).mean(axis=0))
         rows = rows / np.where(sizes > 0, sizes, 1.0)
         known = rows[measured]

@@ -54,6 +54,8 @@ SIZES = (
     "patch_bytes_16",  # with input channels padded to a multiple of 16
     "macs_16_16",  # with input and output channels padded to a multiple of 16
     "macs_6x16_16",  # the same in tiles of 6 pixels, as matrix products on wide vectors have them
+    "macs_16x64",  # in tiles of 16 pixels × 64 channels, as a matrix unit has them (Intel AMX)
+    "macs_16x64_64",  # the same with input channels padded to a multiple of 64, which is as deep as its tiles are
 )
 
 
@@ -89,6 +91,8 @@ def kernel_sizes(many: Sequence[Kernel]) -> Array:
         depth_16 * out_pixels,
         depth_16 * cout_16 * out_pixels,
         depth_16 * cout_16 * _padded(out_pixels, 6),
+        depth * _padded(cout, 64) * _padded(out_pixels, 16),
+        _padded(cin, 64) * taps * _padded(cout, 64) * _padded(out_pixels, 16),
     )
     return np.stack(columns, axis=1)
 
@@ -196,7 +200,8 @@ _DENSE = [
     *_steps("weights", _powers_of_2(17, 21, 0.5)),
 ]
 
-_COARSE_CONV, _COARSE_MAP = _conv(PIXEL_KNOTS, CHANNEL_KNOTS), _map(PIXEL_KNOTS, CHANNEL_KNOTS)
+_COARSE_CONV = [*_conv(PIXEL_KNOTS, CHANNEL_KNOTS), *_plain("macs_16x64", "macs_16x64_64")]
+_COARSE_MAP = _map(PIXEL_KNOTS, CHANNEL_KNOTS)
 _FINE_CONV = [
     *_conv(FINE_PIXEL_KNOTS, FINE_CHANNEL_KNOTS),
     *_plain("patch_bytes_16", "macs_16_16", "macs_6x16_16"),

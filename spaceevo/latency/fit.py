@@ -21,14 +21,13 @@ from spaceevo.latency.regression import (
     build_design,
     error_figures,
     fit_nonnegative,
+    importances,
     kernel_models,
 )
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import Plan
 from spaceevo.space import BlockChoice, Hyperspace, Space, parse_subnet
-
-BLOCK_IMPORTANCE = 0.3  # of a block's relative error against a network's, which is what predictions are for
 
 
 def fit_predictor(
@@ -57,7 +56,7 @@ def fit_predictor(
     coefficients = fit_nonnegative(
         with_overhead,
         latency_ms,
-        importance=np.array([1.0 if row["role"] == "net" else BLOCK_IMPORTANCE for row in rows]),
+        importance=importances([row["role"] for row in rows]),
         ridge=RIDGE,
         lasso=LASSO,
         min_models=max(1, min(MIN_MODELS, len(rows) // 20)),

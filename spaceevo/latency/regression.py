@@ -20,6 +20,9 @@ Array = npt.NDArray[np.float64]
 CHUNK = 20_000  # models that are weighted at once
 RIDGE, LASSO = 1e-4, 1e-3  # of fits to profiles: against the noise of some hundred measurements
 MIN_MODELS = 8  # that a feature must be seen in, in profiles of enough models
+# Of a block's relative error against a network's, which is what predictions are for. A block is timed by itself, with
+# its weights in the cache, out of which the rest of a network drives them: where they are large it says too little.
+BLOCK_IMPORTANCE = 0.03
 TYPICAL_ERROR_FLOOR = 0.02  # relative; residuals below it are never treated as outliers
 
 
@@ -67,6 +70,11 @@ def summed(design: Design, rows: csr_matrix) -> Design:
     """The linear system of sums of models: `rows`, sparse [sums, models], says how often a sum has a model."""
     counts = {kind: rows @ own for kind, own in design.counts.items()}
     return Design(np.asarray(rows @ design.matrix), design.columns, design.kernels, counts)
+
+
+def importances(roles: Sequence[str]) -> Array:
+    """float64 [models]: how much the relative error of each model of a profile counts, by its role (block or net)."""
+    return np.array([1.0 if role == "net" else BLOCK_IMPORTANCE for role in roles])
 
 
 def fit_nonnegative(

@@ -95,3 +95,10 @@ def test_fitted_features_do_not_end_where_the_kernels_do():
     assert all(feature.low <= sizes[feature.size] / 2 for feature in ramps)
     last = max((f for f in ramps if (f.size, f.times) == ("out_pixels", "weights")), key=lambda f: f.low)
     assert last == ("out_pixels", 64.0, float("inf"), "weights")  # of maps up to 196 pixels
+
+
+def test_work_in_tiles_is_that_of_the_next_whole_tile():
+    sizes = dict(zip(SIZES, kernel_sizes([Kernel("conv", 80, 72, 7, 3)])[0], strict=True))
+    assert sizes["macs"] == 49 * 9 * 80 * 72
+    assert sizes["macs_4x8"] == 52 * 9 * 80 * 72 and sizes["macs_16x16"] == 64 * 9 * 80 * 80
+    assert sizes["macs_16x64"] == 64 * 9 * 80 * 128 and sizes["macs_16x64_64"] == 64 * 9 * 128 * 128

@@ -6,7 +6,7 @@ import pytest
 
 from spaceevo.errors import ArtifactError
 from spaceevo.latency.fit import fit_predictor, row_plan, unseen_errors
-from spaceevo.latency.regression import error_figures, fit_nonnegative
+from spaceevo.latency.regression import error_figures, fit_nonnegative, importances
 from spaceevo.latency.samples import ProfileCounts, sample_models
 
 
@@ -32,6 +32,13 @@ def test_outliers_hardly_count(true_profile, tiny):
     disturbed.loc[rows, "latency_ms"] *= 3
     figures = fit_predictor(disturbed, tiny, "truth").errors["unseen_networks"]
     assert figures["within_10_percent"] >= 0.9
+
+
+def test_few_networks_count_more_than_many_blocks_that_are_faster_by_themselves():
+    roles = ["block"] * 200 + ["net"] * 20
+    latency = np.array([0.6 if role == "block" else 1.0 for role in roles])
+    (coefficient,) = fit_nonnegative(np.ones((len(roles), 1)), latency, importance=importances(roles))
+    assert coefficient == pytest.approx(1.0, rel=0.05)
 
 
 def test_a_profile_read_back_describes_the_same_plans(tmp_path, tiny, true_profile):
