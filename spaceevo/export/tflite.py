@@ -97,10 +97,15 @@ def to_tflite(graph: Int8Graph, outputs: Sequence[str] | None = None, *, signatu
     return _with_files(model, graph)
 
 
+def takes_layer(out_channels: int, weights: int) -> bool:
+    """Whether TensorFlow's converter takes a convolution of so many channels and weights."""
+    return 4 * (weights + 2 * out_channels) <= FOLDED_BYTES
+
+
 def check_layer_sizes(graph: Int8Graph) -> None:
     """Raise an `ExportError` that names the first layer with more weights than TensorFlow's converter takes."""
     for node in graph.nodes:
-        if isinstance(node, ConvNode) and 4 * (node.weight.size + 2 * len(node.weight)) > FOLDED_BYTES:
+        if isinstance(node, ConvNode) and not takes_layer(len(node.weight), node.weight.size):
             size, (out_channels, in_channels) = node.kernel_size, node.weight.shape[:2]
             raise ExportError(
                 f"TFLite's converter cannot take the layer {node.output}: its {size}×{size} convolution of "

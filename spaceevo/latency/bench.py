@@ -16,7 +16,7 @@ from spaceevo.latency.devices import Device, MeasureOptions
 from spaceevo.latency.measure import Measurement, measure_with_reference
 from spaceevo.latency.pinning import pinned
 from spaceevo.nn.network import subnet_plan
-from spaceevo.nn.plan import Plan
+from spaceevo.nn.plan import Conv, Plan
 from spaceevo.quant.graph import Int8Graph, random_graph
 from spaceevo.space import Space, Subnet, parse_space
 
@@ -134,6 +134,19 @@ def suited_graph(graph: Int8Graph, device: Device) -> Int8Graph:
 
     here = device.measured and not device.how.removable
     return for_x86(graph) if here and platform.machine() in X86 else graph
+
+
+def can_be_written(plan: Plan, device: Device) -> bool:
+    """Whether `write_file` can export a network of this plan for a device: TFLite's converter refuses large layers."""
+    if device.suffix != ".tflite":
+        return True
+    from spaceevo.export.tflite import takes_layer
+
+    convs = (op for op in plan.ops if isinstance(op, Conv))
+    return all(
+        takes_layer(op.out_channels, op.out_channels * (op.in_channels // op.groups) * op.kernel_size**2)
+        for op in convs
+    )
 
 
 def write_file(graph: Int8Graph, device: Device, stem: Path) -> Path:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from spaceevo.latency.bench import measure_files, write_file, write_reference
+from spaceevo.latency.bench import can_be_written, measure_files, write_file, write_reference
 from spaceevo.latency.choosing import Chooser, Indices
 from spaceevo.latency.devices import Device
 from spaceevo.latency.features import Array
@@ -86,7 +86,9 @@ def profile(
     device.how.check(device)
     started = time.perf_counter()
     pool = ProfileCounts(CHOICE * counts.blocks_per_type, CHOICE * counts.nets, counts.test_nets)
-    schedule = _Schedule(sample_models(hyperspace, num_classes, pool, seed), counts)
+    models = sample_models(hyperspace, num_classes, pool, seed)
+    usable = [can_be_written(model.plan(), device) for model in models]
+    schedule = _Schedule(models, usable, counts)
     done = _Done([] if earlier is None else _rows(earlier))
     seconds = 0.0  # for each model, in the last batch
     with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as name:
@@ -137,14 +139,19 @@ class _Batch(NamedTuple):
 
 
 class _Schedule:
-    """Which models are measured when: each batch has its share of every sort."""
+    """Which models are measured when: each batch has its share of every sort.
 
-    def __init__(self, models: Sequence[Profiled], counts: ProfileCounts) -> None:
+    Args:
+        usable: of each model, whether it can be measured at all.
+    """
+
+    def __init__(self, models: Sequence[Profiled], usable: Sequence[bool], counts: ProfileCounts) -> None:
         self._models = models
         self._chooser = Chooser(models)
         sorts: dict[tuple[str, str], list[int]] = {}
         for index, model in enumerate(models):
-            sorts.setdefault((model.role, model.split), []).append(index)
+            if usable[index]:
+                sorts.setdefault((model.role, model.split), []).append(index)
         self._sorts = {sort: np.array(indices) for sort, indices in sorts.items()}
         blocks = self._sorts.get(("block", "fit"), np.array([], dtype=np.int64))
         self._cover = _one_of_each(models, blocks)

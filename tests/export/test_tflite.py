@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from spaceevo.errors import ExportError
 from spaceevo.export import tflite
 from spaceevo.export.tflite import check_layer_sizes, float_kernels, to_tflite
+from spaceevo.latency.bench import can_be_written
+from spaceevo.latency.devices import load_device
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.plan import Shape, join
 from spaceevo.quant.graph import ActivationNode, ConvNode, GateNode, Int8Graph, random_graph
@@ -166,6 +168,7 @@ def test_a_layer_too_large_for_the_converter_is_named(width, size, taken):
     choice = BlockChoice(size, width, 4.0)
     plan = join(width, [("stage5.0.", block_plan("fused_mbconv_res", "relu", width, choice, 1))])
     graph = random_graph(plan, 7, np.random.default_rng(0))
+    assert can_be_written(plan, load_device("cpu-tflite")) == taken and can_be_written(plan, load_device("cpu"))
     if taken:
         check_layer_sizes(graph)
         return

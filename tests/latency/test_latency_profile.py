@@ -12,7 +12,7 @@ from spaceevo.errors import DeviceError
 from spaceevo.latency import profile as profiling
 from spaceevo.latency.checkpoint import read_checkpoint, write_checkpoint
 from spaceevo.latency.devices import MeasureOptions, load_device
-from spaceevo.latency.fit import fit_predictor
+from spaceevo.latency.fit import fit_predictor, row_plan
 from spaceevo.latency.profile import PROFILE_KIND, Limits, profile, profile_figures
 from spaceevo.latency.runtimes import InProcessRuntime
 from spaceevo.latency.samples import ProfileCounts, ProfiledBlock, ProfiledNet, sample_models
@@ -186,6 +186,18 @@ def test_a_short_budget_profiles_fewer_models(tiny, simulated):
     whole = profiled(tiny)
     some, one = profiled(tiny, Limits(20.0)), profiled(tiny, Limits(0.0))
     assert 1 == len(one) < len(some) < len(whole)
+
+
+def test_what_the_runtimes_format_cannot_hold_is_not_measured(tiny, simulated, monkeypatch):
+    def small(plan, device):
+        return max(op.out_channels for op in plan.ops if hasattr(op, "out_channels")) <= 200
+
+    everything = profiled(tiny)
+    monkeypatch.setattr(profiling, "can_be_written", small)
+    table = profiled(tiny)
+    plans = [row_plan(row, tiny) for row in table.to_dict("records")]
+    assert all(small(plan, None) for plan in plans) and len(table) > 50
+    assert not all(small(row_plan(row, tiny), None) for row in everything.to_dict("records"))
 
 
 def test_a_profile_that_was_killed_goes_on_to_the_same_models(tiny, tmp_path, simulated):
