@@ -250,6 +250,9 @@ class Sandwich(Section):
     mixed_resolutions: bool = Field(
         False, description="the smallest at any resolution, not at the lowest; the largest, while alone, also at others"
     )
+    divergence: Literal["adaptive", "kl"] = Field(
+        "adaptive", description="from the largest's classes: adaptive α-divergence, or Kullback and Leibler's"
+    )
     label_smoothing: Share = Field(0.1, description="of the largest subnet's cross-entropy")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the largest subnet's last layer")
 

@@ -53,3 +53,16 @@ def alpha_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     chosen = value.argmax(0, keepdim=True)
     value, surrogate = value.gather(0, chosen), surrogate.gather(0, chosen)
     return (value + surrogate - surrogate.detach()).mean()
+
+
+def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Kullback and Leibler's divergence of the student's from the teacher's class probabilities; scalar mean.
+
+    Args:
+        student: logits [N, classes].
+        teacher: logits [N, classes], without gradient.
+    """
+    return F.kl_div(F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True)
+
+
+DIVERGENCES = {"adaptive": alpha_divergence, "kl": kl_divergence}

@@ -22,7 +22,7 @@ from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
 from spaceevo.space import Space, Subnet, sample_subnet
 from spaceevo.train.loop import Objective, Part, Task, subnet_rng, train
-from spaceevo.train.losses import alpha_divergence
+from spaceevo.train.losses import DIVERGENCES
 from spaceevo.train.sampling import Sampler, uniform
 
 
@@ -106,7 +106,7 @@ def _objective(
     sampler: Sampler | None,
 ) -> Objective:
     space = supernet.space
-    sample = sampler or uniform(space)
+    sample, divergence = sampler or uniform(space), DIVERGENCES[sandwich.divergence]
     share = accelerator.process_index, accelerator.num_processes
 
     def objective(step: int, x: Tensor, y: Tensor) -> Iterator[Part]:
@@ -126,7 +126,7 @@ def _objective(
 
         def of_student(subnet: Subnet) -> Tensor:
             logits = supernet(x, subnet, precision)
-            return alpha_divergence(logits, target.result())
+            return divergence(logits, target.result())
 
         yield Part(space.largest.code, supernet, of_largest)
         for student in _students(space, sandwich, sample, rng, alone=step < steps_alone):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spaceevo.train.losses import RATIO_CLIP, alpha_divergence, noise_to_signal
+from spaceevo.train.losses import RATIO_CLIP, alpha_divergence, kl_divergence, noise_to_signal
 
 
 def logits(seed: int, scale: float = 1.0, count: int = 16, classes: int = 10) -> torch.Tensor:
@@ -80,6 +80,14 @@ def test_the_teacher_gets_no_gradient_from_the_value_it_is_given():
     student, teacher = logits(0).requires_grad_(), logits(1)
     per_example = torch.stack([alpha_divergence(student[i : i + 1], teacher[i : i + 1]) for i in range(16)])
     assert torch.allclose(alpha_divergence(student, teacher), per_example.mean(), rtol=1e-5)
+
+
+def test_kullback_and_leiblers_divergence_pulls_with_the_difference_of_probabilities():
+    student, teacher = logits(0).requires_grad_(), logits(1)
+    value = kl_divergence(student, teacher)
+    (found,) = torch.autograd.grad(value, student)
+    assert float(value.detach()) == pytest.approx(float(divergences(student, teacher)[0].mean().detach()), rel=1e-5)
+    assert torch.allclose(found, (student.softmax(1) - teacher.softmax(1)) / len(student), atol=1e-6)
 
 
 def maps(seed: int, *, mean: float = 0.0) -> torch.Tensor:

@@ -105,6 +105,13 @@ def test_how_long_it_is_alone(task, share, count):
     assert len(passes) == count + (16 - count) * 4
 
 
+def test_students_learn_by_the_divergence_that_is_asked_for(task):
+    trained = {name: made_supernet() for name in ("adaptive", "kl")}
+    for name, supernet in trained.items():
+        run_fp32(supernet, task.phase(name), SANDWICH.model_copy(update={"divergence": name}))
+    assert not same(trained["adaptive"], trained["kl"])
+
+
 def test_the_second_phase_takes_whole_sandwiches_in_int8(task):
     supernet = made_supernet()
     run_fp32(supernet, task.phase("fp32"))
@@ -211,7 +218,7 @@ def test_calibration_leaves_weights_alone_and_depends_on_the_seed(task):
 
 def test_a_divergence_names_the_subnet(task, monkeypatch):
     supernet = made_supernet()
-    monkeypatch.setattr(training, "alpha_divergence", lambda student, teacher: student.sum() * float("nan"))
+    monkeypatch.setitem(training.DIVERGENCES, "adaptive", lambda student, teacher: student.sum() * float("nan"))
     with pytest.raises(TrainingError, match=f"{supernet.space.smallest.code} is not finite at step 8"):
         run_fp32(supernet, task)
     assert task.checkpoint.is_file()
