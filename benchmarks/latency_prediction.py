@@ -30,6 +30,7 @@ from spaceevo.scripting import run
 from spaceevo.space import Hyperspace, load_hyperspace
 
 TARGET_SHARE = 0.9  # of unseen networks, predicted within 15 % of what was measured
+AIMS = {5: 0.95, 10: 0.99}  # of a device profiled anew: shares of unseen networks within so many percent
 TWICE = ": measured twice"
 CLASSES = {"tiny": 10}  # else 1000
 
@@ -51,9 +52,10 @@ def main(
 ) -> None:
     """Test each predictor in `results`, made with `params`, on the networks of its profile it was not fitted on.
 
-    With `device` that is profiled anew instead, at the resolutions of `hyperspace`, and what it is tested on is
-    measured a second time: how well one measurement foretells another is the best that any predictor can do. The file
-    `keep` then holds what is measured, and what it holds of a run with the same arguments is not measured again.
+    With `device` that is profiled anew instead, at the resolutions of `hyperspace`. Where the aim is missed, what it is
+    tested on is measured a second time: how well one measurement foretells another is the best that any predictor can
+    do. The file `keep` then holds what is measured, and what it holds of a run with the same arguments is not measured
+    again.
     """
     figures = (
         _profiled_anew(
@@ -81,18 +83,20 @@ def main(
             for name, found in figures.items()
         ],
     )
+    predicted = {name: found for name, found in figures.items() if not name.endswith(TWICE)}
     checks = [
-        Check(
-            f"{name}: at least {TARGET_SHARE:.0%} within 15 %",
-            f"{found['within_15_percent']:.1%}",
-            found["within_15_percent"] >= TARGET_SHARE,
-        )
-        for name, found in figures.items()
-        if not name.endswith(TWICE)
+        _check(name, percent, share, found)
+        for name, found in predicted.items()
+        for percent, share in (AIMS if device else {15: TARGET_SHARE}).items()
     ]
     print_checks(checks)
     name = f"latency_prediction_{device}_{hyperspace}" if device else "latency_prediction"
     write_result(name, {"devices": figures}, checks)
+
+
+def _check(name: str, percent: int, share: float, found: dict[str, Any]) -> Check:
+    within = found[f"within_{percent}_percent"]
+    return Check(f"{name}: at least {share:.0%} within {percent} %", f"{within:.1%}", within >= share)
 
 
 def _of_results(results: Path, hyperspace: Hyperspace) -> Figures:
@@ -136,12 +140,12 @@ def _profiled_anew(
     tested = table[table["split"] == "test"]
     if tested.empty:
         raise ArtifactError("No network to test on was measured: raise --time-limit-s.")
-    again = _measured_again(device, hyperspace, tested, float(table["reference_ms"].drop_duplicates().median()))
     name = f"{device.name}, {hyperspace.name}"
-    return {
-        f"{name}: predicted": predictor.errors["unseen_networks"],
-        f"{name}{TWICE}": error_figures(again, tested["latency_ms"].to_numpy(np.float64)),
-    }
+    figures = {name: predictor.errors["unseen_networks"]}
+    if not all(_check(name, percent, share, figures[name]).met for percent, share in AIMS.items()):
+        again = _measured_again(device, hyperspace, tested, float(table["reference_ms"].drop_duplicates().median()))
+        figures[name + TWICE] = error_figures(again, tested["latency_ms"].to_numpy(np.float64))
+    return figures
 
 
 def _measured_again(device: Device, hyperspace: Hyperspace, rows: pd.DataFrame, reference_ms: float) -> Array:
