@@ -23,6 +23,7 @@ MIN_MODELS = 8  # that a feature must be seen in, in profiles of enough models
 # Of a block's relative error against a network's, which is what predictions are for. A block is timed by itself, with
 # its weights in the cache, out of which the rest of a network drives them: where they are large it says too little.
 BLOCK_IMPORTANCE = 0.03
+SPEED_PRIOR = 3  # networks of the usual speed that every batch is taken to have besides its own
 TYPICAL_ERROR_FLOOR = 0.02  # relative; residuals below it are never treated as outliers
 
 
@@ -75,6 +76,28 @@ def summed(design: Design, rows: csr_matrix) -> Design:
 def importances(roles: Sequence[str]) -> Array:
     """float64 [models]: how much the relative error of each model of a profile counts, by its role (block or net)."""
     return np.array([1.0 if role == "net" else BLOCK_IMPORTANCE for role in roles])
+
+
+def speed_factors(
+    predicted_ms: Array, latency_ms: Array, importance: Array, batches: npt.NDArray[np.int64]
+) -> dict[int, float]:
+    """By batch, what latencies measured in it are multiplied by to be those of the usual speed.
+
+    Found from what was predicted of the models that count most: a single reference model says less, for how fast a
+    small model runs differs by some percent from one time it is loaded to the next, with where its tensors lie.
+
+    Args:
+        predicted_ms, latency_ms, importance: float64 [models].
+        batches: int64 [models]: when each was measured.
+    """
+    logs: dict[int, float] = {}
+    for batch in np.unique(batches):
+        own = batches == batch
+        own &= importance == importance[own].max()
+        shift = float(np.median(np.log(predicted_ms[own] / latency_ms[own])))
+        logs[int(batch)] = shift * own.sum() / (own.sum() + SPEED_PRIOR)
+    usual = float(np.median(list(logs.values())))
+    return {batch: float(np.exp(log - usual)) for batch, log in logs.items()}
 
 
 def fit_nonnegative(

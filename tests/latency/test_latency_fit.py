@@ -6,7 +6,7 @@ import pytest
 
 from spaceevo.errors import ArtifactError
 from spaceevo.latency.fit import fit_predictor, row_plan, unseen_errors
-from spaceevo.latency.regression import error_figures, fit_nonnegative, importances
+from spaceevo.latency.regression import error_figures, fit_nonnegative, importances, speed_factors
 from spaceevo.latency.samples import ProfileCounts, sample_models
 
 
@@ -39,6 +39,25 @@ def test_few_networks_count_more_than_many_blocks_that_are_faster_by_themselves(
     latency = np.array([0.6 if role == "block" else 1.0 for role in roles])
     (coefficient,) = fit_nonnegative(np.ones((len(roles), 1)), latency, importance=importances(roles))
     assert coefficient == pytest.approx(1.0, rel=0.05)
+
+
+def test_batches_of_a_slower_machine_are_brought_to_its_usual_speed(true_profile, tiny):
+    details = {"low_ms": 1.0, "high_ms": 1.0, "rounds": 7, "outliers": 0, "drift": 0.0, "reference_ms": 0.1}
+    batches = np.arange(len(true_profile)) * 6 // len(true_profile)
+    drifting = true_profile.assign(batch=batches, predicted_ms=np.nan, **details)
+    drifting["latency_ms"] *= np.array([1.0, 1.1, 0.9, 1.0, 1.08, 0.94])[batches]
+    told, untold = (fit_predictor(table, tiny, "truth") for table in (drifting, drifting.assign(batch=0)))
+    errors = [one.errors["unseen_networks"]["mean_absolute_relative_error"] for one in (told, untold)]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_a_speed_is_that_of_the_models_that_count_most_and_one_model_says_little():
+    measured = np.array([1.1] * 30 + [3.0] * 30 + [1.0] * 30 + [1.2])
+    importance = np.array([1.0] * 30 + [0.1] * 30 + [1.0] * 31)
+    batches = np.array([0] * 60 + [1] * 30 + [2])
+    factors = speed_factors(np.ones(91), measured, importance, batches)
+    assert factors[1] / factors[0] == pytest.approx(1.1, rel=0.02)
+    assert 1.0 < factors[1] / factors[2] < 1.06
 
 
 def test_a_profile_read_back_describes_the_same_plans(tmp_path, tiny, true_profile):
