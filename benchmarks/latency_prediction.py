@@ -116,8 +116,10 @@ def _of_results(results: Path, hyperspace: Hyperspace) -> Figures:
 def _profiled_anew(
     device: Device, hyperspace: Hyperspace, counts: ProfileCounts, limits: Limits, seed: int, keep: Path | None
 ) -> Figures:
-    settings = {"device": device.name, "hyperspace": hyperspace.name, "counts": asdict(counts)}
-    record = Record(settings | {"machine": device.how.machine(device)}, seed)
+    settings = {"device": device.model_dump(mode="json"), "hyperspace": hyperspace.name, "counts": asdict(counts)}
+    record = Record(settings | {"target": limits.target, "machine": device.how.machine(device)}, seed)
+    earlier = None if keep is None else read_checkpoint(keep, record)
+    limits = Limits(limits.budget_s - record.earlier_wall_s, limits.target)
     classes = CLASSES.get(hyperspace.name, 1000)
     with progress(f"profile of {device.name} on {hyperspace.name}", 100) as tick:
         table = profile(
@@ -127,7 +129,7 @@ def _profiled_anew(
             counts=counts,
             limits=limits,
             seed=seed,
-            earlier=None if keep is None else read_checkpoint(keep, record),
+            earlier=earlier,
             save=None if keep is None else partial(write_checkpoint, keep, record=record),
             progress=lambda what, done, total: tick(100 * done // total, what),
         )

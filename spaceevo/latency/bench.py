@@ -16,7 +16,7 @@ from spaceevo.latency.devices import Device, MeasureOptions
 from spaceevo.latency.measure import Measurement, measure_with_reference
 from spaceevo.latency.pinning import pinned
 from spaceevo.nn.network import subnet_plan
-from spaceevo.nn.plan import Conv, Plan
+from spaceevo.nn.plan import Conv, Linear, Plan
 from spaceevo.quant.graph import Int8Graph, random_graph
 from spaceevo.space import Space, Subnet, parse_space
 
@@ -142,11 +142,16 @@ def can_be_written(plan: Plan, device: Device) -> bool:
         return True
     from spaceevo.export.tflite import takes_layer
 
-    convs = (op for op in plan.ops if isinstance(op, Conv))
-    return all(
-        takes_layer(op.out_channels, op.out_channels * (op.in_channels // op.groups) * op.kernel_size**2)
-        for op in convs
-    )
+    for op in plan.ops:
+        if isinstance(op, Conv):
+            weights = op.out_channels * (op.in_channels // op.groups) * op.kernel_size**2
+        elif isinstance(op, Linear):
+            weights = op.out_channels * op.in_channels
+        else:
+            continue
+        if not takes_layer(op.out_channels, weights):
+            return False
+    return True
 
 
 def write_file(graph: Int8Graph, device: Device, stem: Path) -> Path:

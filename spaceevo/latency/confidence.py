@@ -12,6 +12,7 @@ Residuals of a device that is disturbed now and then have a long tail, so square
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import nnls
 
 from spaceevo.latency.features import Array, Terms, parse_feature
@@ -24,7 +25,12 @@ PRIOR = 0.05  # weight of one error for all kinds, in shares of the models
 
 
 def kernel_errors(
-    design: Design, coefficients: Array, latency_ms: Array, *, overhead_ms: float = 0.0
+    design: Design,
+    coefficients: Array,
+    latency_ms: Array,
+    *,
+    overhead_ms: float = 0.0,
+    judged: npt.NDArray[np.bool_] | None = None,
 ) -> dict[str, float]:
     """Relative half-width of a kernel of each kind.
 
@@ -32,10 +38,12 @@ def kernel_errors(
         coefficients: those of `design`'s columns.
         latency_ms: float64 [models]: what was measured.
         overhead_ms: what every model costs beside its kernels.
+        judged: bool [models]: whose residuals count; all by default.
     """
+    judged = np.full(len(latency_ms), True) if judged is None else judged
     predicted = np.maximum(design.matrix @ coefficients + overhead_ms, 1e-12)
     shares = _squared_shares(design, coefficients) / predicted[:, None] ** 2
-    residuals = np.abs(latency_ms / predicted - 1.0)
+    shares, residuals = shares[judged], np.abs(latency_ms / predicted - 1.0)[judged]
     squares = np.minimum(residuals, BOUND * np.quantile(residuals, COVERED)) ** 2
     kinds = len(design.counts)
     together = float(squares.mean() / max(shares.sum(axis=1).mean(), 1e-12))

@@ -45,6 +45,9 @@ def fit_predictor(
         device: name of the device it was measured on.
         machine: fingerprint of what it was measured on.
 
+    The profile's latencies are at the speed that the reference model tells; what is left of differences between batches
+    is found with the coefficients, in turns (`speed_factors`).
+
     Returns:
         The predictor; `errors["unseen_networks"]` holds its figures on the rows with split `test`, `errors["profile"]`
         how the profile went.
@@ -73,7 +76,9 @@ def fit_predictor(
         factors = speed_factors(predicted_ms, latency_ms, importance, batches)
         at_usual_speed = latency_ms * np.array([factors[batch] for batch in batches])
     overhead_ms = float(f"{coefficients[-1]:.6g}")
-    own_errors = kernel_errors(design, coefficients[:-1], at_usual_speed, overhead_ms=overhead_ms)
+    own_errors = kernel_errors(
+        design, coefficients[:-1], at_usual_speed, overhead_ms=overhead_ms, judged=importance == importance.max()
+    )
     predictor = Predictor(
         device=device,
         overhead_ms=overhead_ms,
@@ -120,7 +125,8 @@ def _at_usual_speed(
     fitted = [row for row in fitted if row["role"] == "net"] or fitted
     if not fitted:
         return latency_ms
-    predicted_ms = np.array([prediction.latency_ms for prediction in _predictions(predictor, fitted, hyperspace)])
+    predictions = _predictions(predictor, fitted, hyperspace)
+    predicted_ms = np.maximum([prediction.latency_ms for prediction in predictions], 1e-12)
     measured_ms = np.array([row["latency_ms"] for row in fitted])
     factors = speed_factors(predicted_ms, measured_ms, np.ones(len(fitted)), _batches(fitted))
     scales: Array = np.array([factors.get(batch, 1.0) for batch in _batches(rows)])

@@ -81,7 +81,7 @@ def importances(roles: Sequence[str]) -> Array:
 def speed_factors(
     predicted_ms: Array, latency_ms: Array, importance: Array, batches: npt.NDArray[np.int64]
 ) -> dict[int, float]:
-    """By batch, what latencies measured in it are multiplied by to be those of the usual speed.
+    """By batch, what latencies measured in it are multiplied by to be those of the usual speed; 1 where none counts.
 
     Found from what was predicted of the models that count most: a single reference model says less, for how fast a
     small model runs differs by some percent from one time it is loaded to the next, with where its tensors lie.
@@ -90,14 +90,15 @@ def speed_factors(
         predicted_ms, latency_ms, importance: float64 [models].
         batches: int64 [models]: when each was measured.
     """
-    logs: dict[int, float] = {}
-    for batch in np.unique(batches):
-        own = batches == batch
-        own &= importance == importance[own].max()
-        shift = float(np.median(np.log(predicted_ms[own] / latency_ms[own])))
-        logs[int(batch)] = shift * own.sum() / (own.sum() + SPEED_PRIOR)
-    usual = float(np.median(list(logs.values())))
-    return {batch: float(np.exp(log - usual)) for batch, log in logs.items()}
+    counting = importance == importance.max()
+    logs = np.log(predicted_ms[counting] / latency_ms[counting])
+    own_batches = batches[counting]
+    shifts = {}
+    for batch in np.unique(own_batches):
+        own = logs[own_batches == batch]
+        shifts[int(batch)] = float(np.median(own)) * len(own) / (len(own) + SPEED_PRIOR)
+    usual = float(np.median([shifts[int(batch)] for batch in own_batches]))
+    return {int(batch): float(np.exp(shifts.get(int(batch), usual) - usual)) for batch in np.unique(batches)}
 
 
 def fit_nonnegative(
@@ -131,13 +132,15 @@ def fit_nonnegative(
         float64 [columns].
     """
     relative = 1.0 / np.maximum(latency_ms, floor_ms)
+    importance = np.broadcast_to(importance / np.max(importance), latency_ms.shape)
+    judged = importance == 1.0  # outliers are told by the residuals of what is fitted to most
     weights = importance * relative
     used = np.count_nonzero(matrix, axis=0) >= min_models
     coefficients = np.zeros(matrix.shape[1])
     for _ in range(robust_rounds):
         coefficients = _weighted_nnls(matrix, used, latency_ms, weights, ridge, lasso)
         residuals = (matrix @ coefficients - latency_ms) * relative
-        typical = max(TYPICAL_ERROR_FLOOR, 1.4826 * float(np.median(np.abs(residuals))))
+        typical = max(TYPICAL_ERROR_FLOOR, 1.4826 * float(np.median(np.abs(residuals[judged]))))
         weights = importance * relative / np.sqrt(1.0 + (residuals / (robust_scale * typical)) ** 2)
     return coefficients
 

@@ -56,7 +56,7 @@ def alpha_divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Kullback and Leibler's divergence of the student's from the teacher's class probabilities; scalar mean.
+    """Kullback and Leibler's divergence Σ p log(p/q), p the teacher's and q the student's classes; mean over the batch.
 
     Args:
         student: logits [N, classes].

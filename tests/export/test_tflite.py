@@ -15,10 +15,11 @@ from spaceevo.export.tflite import check_layer_sizes, float_kernels, to_tflite
 from spaceevo.latency.bench import can_be_written
 from spaceevo.latency.devices import load_device
 from spaceevo.nn.blocks import block_plan
+from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import Shape, join
 from spaceevo.quant.graph import ActivationNode, ConvNode, GateNode, Int8Graph, random_graph
 from spaceevo.quant.grids import Grid
-from spaceevo.space import BlockChoice
+from spaceevo.space import BlockChoice, parse_space
 
 CASES = ("relu", "relu6", "swish", "hswish", "tiny_0", "tiny_1", "layers_even", "layers_odd")
 CONVOLUTIONS = {schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D}
@@ -177,6 +178,12 @@ def test_a_layer_too_large_for_the_converter_is_named(width, size, taken):
     text = str(caught.value)
     assert "layer stage5.0.fused_conv: its 7×7 convolution of 416 to 1664 channels has 33.9 million weights" in text
     assert text.endswith("a device with onnxruntime.") and "\n" not in text
+
+
+def test_a_classifier_too_large_for_the_converter_is_known_before():
+    space = parse_space("onnxw-151122-023231")
+    plans = [subnet_plan(space, space.smallest, classes) for classes in (1000, 20_000)]
+    assert [can_be_written(plan, load_device("cpu-tflite")) for plan in plans] == [True, False]
 
 
 def test_further_outputs_need_names():

@@ -60,6 +60,44 @@ def test_a_speed_is_that_of_the_models_that_count_most_and_one_model_says_little
     assert 1.0 < factors[1] / factors[2] < 1.06
 
 
+def test_a_batch_of_lesser_models_alone_says_nothing_about_speed():
+    measured = np.array([1.0] * 30 + [0.6])
+    factors = speed_factors(
+        np.ones(31), measured, np.array([1.0] * 30 + [0.03]), np.array([0] * 30 + [1], dtype=np.int64)
+    )
+    assert factors == {0: 1.0, 1: 1.0}
+
+
+def cached_blocks(table):
+    """The profile with blocks faster by themselves than in networks, each by another share."""
+    cached = table.copy()
+    blocks = cached["role"] == "block"
+    cached.loc[blocks, "latency_ms"] *= np.random.default_rng(0).uniform(0.5, 0.9, int(blocks.sum()))
+    return cached
+
+
+def test_blocks_that_are_faster_by_themselves_do_not_hide_outliers(true_profile, tiny):
+    cached = cached_blocks(true_profile)
+    nets = np.flatnonzero((cached["role"] == "net") & (cached["split"] == "fit"))[::10]
+    cached.loc[nets, "latency_ms"] *= 2
+    assert fit_predictor(cached, tiny, "truth").errors["unseen_networks"]["within_10_percent"] >= 0.9
+
+
+def test_blocks_that_are_faster_by_themselves_do_not_widen_what_is_stated(true_profile, tiny):
+    predictor = fit_predictor(cached_blocks(true_profile), tiny, "truth")
+    nets = true_profile[(true_profile["role"] == "net") & (true_profile["split"] == "test")].to_dict("records")
+    assert all(predictor.predict(row_plan(row, tiny), int(row["height"])).error < 0.1 for row in nets)
+
+
+def test_a_profile_of_blocks_alone_is_fitted_as_strongly_as_one_of_networks():
+    matrix, latency = np.ones((200, 1)), np.full(200, 2.0)
+    fits = [
+        fit_nonnegative(matrix, latency, importance=importances([role] * 200), ridge=1e-4, lasso=1e-3)
+        for role in ("block", "net")
+    ]
+    assert fits[0] == pytest.approx(fits[1])
+
+
 def test_a_profile_read_back_describes_the_same_plans(tmp_path, tiny, true_profile):
     true_profile.to_parquet(tmp_path / "profile.parquet")
     rows = pd.read_parquet(tmp_path / "profile.parquet").to_dict("records")
