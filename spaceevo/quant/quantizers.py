@@ -27,7 +27,10 @@ from spaceevo.quant.grids import (
 
 Precision = Callable[[nn.Module, Tensor], Tensor]
 
-MIN_SCALE = 1e-8
+MIN_SCALE = 1e-8  # of weights
+# Of activations, at first: a tensor may be all zeros, where a rectifier is dead. Its scale is divided by, and integer
+# runtimes take a layer's scales for its input and weights at most 256 times that of its output.
+MIN_ACTIVATION_SCALE = 1e-4
 
 
 def fp32(quantizer: nn.Module, x: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ class ActivationQuantizer(nn.Module):
         low, high = min(low, 0.0), max(high, 0.0)
         if self.offset is None:
             low = 0.0
-        scale = max((high - low) / LEVELS, MIN_SCALE)
+        scale = max((high - low) / LEVELS, MIN_ACTIVATION_SCALE)
         self.log_scale.fill_(math.log(scale))
         if self.offset is not None:
             self.offset.fill_(low)

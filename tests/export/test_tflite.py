@@ -1,5 +1,6 @@
 import json
 import zipfile
+from dataclasses import replace
 
 import interpreter
 import numpy as np
@@ -19,6 +20,7 @@ from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import Shape, join
 from spaceevo.quant.graph import ActivationNode, ConvNode, GateNode, Int8Graph, random_graph
 from spaceevo.quant.grids import Grid
+from spaceevo.quant.quantizers import MIN_ACTIVATION_SCALE
 from spaceevo.space import BlockChoice, parse_space
 
 CASES = ("relu", "relu6", "swish", "hswish", "tiny_0", "tiny_1", "layers_even", "layers_odd")
@@ -184,6 +186,17 @@ def test_a_classifier_too_large_for_the_converter_is_known_before():
     space = parse_space("onnxw-151122-023231")
     plans = [subnet_plan(space, space.smallest, classes) for classes in (1000, 20_000)]
     assert [can_be_written(plan, load_device("cpu-tflite")) for plan in plans] == [True, False]
+
+
+def test_a_rectifier_that_is_dead_is_taken_by_the_runtime(tmp_path):
+    """Its grid is as fine as one may be; XNNPACK refuses finer ones, where it does not crash."""
+    plan = join(48, [("", block_plan("mobilenetv3_res", "swish", 48, BlockChoice(5, 48, 3.0), 1))])
+    graph = random_graph(plan, 4, np.random.default_rng(0))
+    assert "se_reduce" in graph.grids
+    graph = replace(graph, grids={**graph.grids, "se_reduce": Grid(MIN_ACTIVATION_SCALE, 0)})
+    interpreter = Interpreter(model_content=to_tflite(graph, signature=False))
+    interpreter.allocate_tensors()
+    interpreter.invoke()
 
 
 def test_further_outputs_need_names():

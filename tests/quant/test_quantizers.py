@@ -19,7 +19,7 @@ from spaceevo.quant.grids import (
 )
 from spaceevo.quant.quantizers import (
     HSIGMOID_QUANTIZER,
-    MIN_SCALE,
+    MIN_ACTIVATION_SCALE,
     SIGMOID_QUANTIZER,
     ActivationQuantizer,
     FixedQuantizer,
@@ -192,7 +192,7 @@ def test_grids_hold_their_promises(kind, bounds):
     ends = quantizer(torch.tensor([[-1e9, 1e9]])).detach().numpy().ravel()
     np.testing.assert_allclose(ends, values[[0, -1]], rtol=1e-5, atol=1e-12)
     if kind == "affine":
-        step = grid.scale + LEVELS * MIN_SCALE
+        step = grid.scale if grid.scale > MIN_ACTIVATION_SCALE * 1.001 else LEVELS * MIN_ACTIVATION_SCALE
         assert abs(values[0] - min(low, 0)) <= step and abs(values[-1] - max(high, 0)) <= step
     else:
         assert grid.zero_point == 0 and values[0] == 0
@@ -284,3 +284,11 @@ def test_image_grids():
     grid = image_grid(mean, std)
     ends = grid.scale * (np.array([0, LEVELS]) - grid.zero_point)
     assert ends[0] <= ((0 - mean) / std).min() + grid.scale and ends[1] >= ((1 - mean) / std).max() - grid.scale
+
+
+@pytest.mark.parametrize("kind", ["affine", "relu", "relu6"])
+def test_a_tensor_of_zeros_gets_a_scale_that_runtimes_take(kind):
+    """XNNPACK refuses a layer of which input scale × weight scale is 256 output scales or more."""
+    quantizer = ActivationQuantizer(kind)
+    quantizer.set_range(0.0, 0.0)
+    assert 0.1 * 0.2 / quantizer.grid().scale < 256
