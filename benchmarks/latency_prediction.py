@@ -15,17 +15,17 @@ from common import Check, print_checks, print_table, write_result
 from spaceevo.artifacts import Record, read_table
 from spaceevo.config import load_params
 from spaceevo.errors import ArtifactError
-from spaceevo.latency.bench import measure_files, write_file, write_reference
+from spaceevo.latency.bench import measure_files
 from spaceevo.latency.checkpoint import read_checkpoint, write_checkpoint
 from spaceevo.latency.devices import Device, load_device
 from spaceevo.latency.features import Array
+from spaceevo.latency.files import FileWriter, Sketch
 from spaceevo.latency.fit import fit_predictor, row_plan, unseen_errors
 from spaceevo.latency.predictor import read_predictor
 from spaceevo.latency.profile import BATCH, PROFILE_KIND, Limits, profile
 from spaceevo.latency.regression import error_figures
 from spaceevo.latency.samples import ProfileCounts
 from spaceevo.progress import progress
-from spaceevo.quant.graph import random_graph
 from spaceevo.scripting import run
 from spaceevo.space import Hyperspace, load_hyperspace
 
@@ -145,30 +145,24 @@ def _profiled_anew(
     name = f"{device.name}, {hyperspace.name}"
     figures = {name: predictor.errors["unseen_networks"]}
     if not all(_check(name, percent, share, figures[name]).met for percent, share in AIMS.items()):
-        again = _measured_again(device, hyperspace, tested, float(table["reference_ms"].drop_duplicates().median()))
-        figures[name + TWICE] = error_figures(again, tested["latency_ms"].to_numpy(np.float64))
+        figures[name + TWICE] = error_figures(*_measured_again(device, hyperspace, tested))
     return figures
 
 
-def _measured_again(device: Device, hyperspace: Hyperspace, rows: pd.DataFrame, reference_ms: float) -> Array:
-    """float64 [rows]: milliseconds, at the speed at which the reference takes `reference_ms`."""
-    found: list[float] = []
+def _measured_again(device: Device, hyperspace: Hyperspace, rows: pd.DataFrame) -> tuple[Array, Array]:
+    """float64 [rows], twice: milliseconds found now, at the speed of the machine when it was profiled; and then."""
+    before = rows["latency_ms"].to_numpy(np.float64)
+    found: list[Array] = []
     records = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
-    for start in range(0, len(records), BATCH):
-        with tempfile.TemporaryDirectory(prefix="spaceevo-") as folder:
-            paths = [
-                write_file(
-                    random_graph(row_plan(row, hyperspace), int(row["height"]), np.random.default_rng(number)),
-                    device,
-                    Path(folder) / str(number),
-                )
-                for number, row in enumerate(records[start : start + BATCH])
-            ]
-            measured = measure_files(device, paths, reference=write_reference(device, Path(folder)))
-        assert measured.reference is not None
-        scale = reference_ms / measured.reference.latency_ms
-        found += [scale * timing.latency_ms for timing in measured.timings]
-    return np.array(found)
+    sketches = [Sketch(row_plan(row, hyperspace), int(row["height"]), number) for number, row in enumerate(records)]
+    with FileWriter(device) as writer:
+        for start in range(0, len(sketches), BATCH):
+            with tempfile.TemporaryDirectory(prefix="spaceevo-") as folder:
+                batch = sketches[start : start + BATCH]
+                paths = list(writer.write((sketch, Path(folder) / str(sketch.seed)) for sketch in batch))
+                now = np.array([timing.latency_ms for timing in measure_files(device, paths).timings])
+            found.append(now * np.median(before[start : start + BATCH] / now))
+    return np.concatenate(found), before
 
 
 if __name__ == "__main__":

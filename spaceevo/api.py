@@ -37,8 +37,9 @@ from spaceevo.export.onnx import to_onnx
 from spaceevo.export.runners import load as load_file
 from spaceevo.export.simulation import simulate, simulate_graph
 from spaceevo.export.verify import MIN_AGREEMENT, Parity, Verification, export_verified, write_verification
-from spaceevo.latency.bench import measure_files, suited_graph
+from spaceevo.latency.bench import measure_files
 from spaceevo.latency.devices import Device, check_runtime, device_predictor, load_device, shipped_devices
+from spaceevo.latency.files import suited_graph
 from spaceevo.latency.measure import Timing
 from spaceevo.latency.predictor import Prediction, Predictor, read_predictor
 from spaceevo.nn.plain import Network, initialise

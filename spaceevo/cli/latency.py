@@ -94,7 +94,8 @@ def _network(model: str, code: str | None) -> tuple[Space, Subnet]:
 def _of_file(device: Device, path: Path, interval: float | None, code: str | None, predict: bool) -> dict[str, Any]:
     import tempfile
 
-    from spaceevo.latency.bench import careful, check_picture, measure_files, write_reference
+    from spaceevo.latency.bench import careful, check_picture, measure_files
+    from spaceevo.latency.files import write_reference
 
     if code is not None or predict:
         given = f"the subnet {code}" if code is not None else "--predict"

@@ -1,28 +1,22 @@
-"""Files and networks timed on a device: exported, loaded, kept on the same cores, with the reference beside them."""
+"""Files and networks timed on a device: loaded, kept on the same cores, with the reference beside them."""
 
 from __future__ import annotations
 
 import importlib.util
-import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
 from spaceevo.errors import ExportError
 from spaceevo.latency.devices import Device, MeasureOptions
+from spaceevo.latency.files import Sketch, write_reference, write_sketch
 from spaceevo.latency.measure import Measurement, measure_with_reference
 from spaceevo.latency.pinning import pinned
 from spaceevo.nn.network import subnet_plan
-from spaceevo.nn.plan import Conv, Linear, Plan
-from spaceevo.quant.graph import Int8Graph, random_graph
-from spaceevo.space import Space, Subnet, parse_space
+from spaceevo.space import Space, Subnet
 
-X86 = ("x86_64", "AMD64", "i386", "i686")  # as `platform.machine()` says
 CAREFUL_ROUNDS = 21
-REFERENCE = "tiny-4664-1222"  # its largest subnet is timed beside everything else: the same work on every device
 
 
 def measure_files(
@@ -73,11 +67,12 @@ def measure_subnets(
 ) -> Measurement:
     """Time subnets in interleaved rounds, with arbitrary weights, beside the reference model."""
     with tempfile.TemporaryDirectory(prefix="spaceevo-") as name:
-        folder, rng = Path(name), np.random.default_rng(0)
-        paths = []
-        for index, subnet in enumerate(subnets):
-            graph = random_graph(subnet_plan(space, subnet, num_classes), subnet.resolution, rng)
-            paths.append(write_file(graph, device, folder / f"model{index}"))
+        folder = Path(name)
+        sketches = [
+            Sketch(subnet_plan(space, subnet, num_classes), subnet.resolution, seed)
+            for seed, subnet in enumerate(subnets)
+        ]
+        paths = [write_sketch(sketch, device, folder / f"model{sketch.seed}") for sketch in sketches]
         return measure_files(device, paths, options=options, reference=write_reference(device, folder))
 
 
@@ -118,60 +113,3 @@ def check_picture(device: Device, path: Path) -> None:
         raise ExportError(
             f"{path} cannot be run on a picture of numbers ({' '.join(str(error).split())}): export it again."
         ) from error
-
-
-def write_reference(device: Device, folder: Path) -> Path:
-    """Write the reference model for a device into a folder."""
-    space = parse_space(REFERENCE)
-    plan, height = subnet_plan(space, space.largest, 10), space.largest.resolution
-    graph = random_graph(plan, height, np.random.default_rng(0))
-    return write_file(graph, device, folder / "reference")
-
-
-def suited_graph(graph: Int8Graph, device: Device) -> Int8Graph:
-    """The graph as TFLite computes it fastest on a device: another one where that is this machine, and it is x86."""
-    from spaceevo.export.tflite import for_x86
-
-    here = device.measured and not device.how.removable
-    return for_x86(graph) if here and platform.machine() in X86 else graph
-
-
-def can_be_written(plan: Plan, device: Device) -> bool:
-    """Whether `write_file` can export a network of this plan for a device: TFLite's converter refuses large layers."""
-    if device.suffix != ".tflite":
-        return True
-    from spaceevo.export.tflite import takes_layer
-
-    for op in plan.ops:
-        if isinstance(op, Conv):
-            weights = op.out_channels * (op.in_channels // op.groups) * op.kernel_size**2
-        elif isinstance(op, Linear):
-            weights = op.out_channels * op.in_channels
-        else:
-            continue
-        if not takes_layer(op.out_channels, weights):
-            return False
-    return True
-
-
-def write_file(graph: Int8Graph, device: Device, stem: Path) -> Path:
-    """Export a graph for timing in the format of the device's runtime, to `stem` with its suffix."""
-    path = stem.with_name(stem.name + device.suffix)
-    if device.suffix == ".tflite":
-        from spaceevo.export.tflite import to_tflite
-
-        path.write_bytes(to_tflite(suited_graph(graph, device), signature=False))
-    else:
-        from spaceevo.export.onnx import to_onnx
-
-        path.write_bytes(to_onnx(graph))
-    return path
-
-
-def write_fp32_file(plan: Plan, height: int, device: Device, stem: Path, rng: np.random.Generator) -> Path:
-    """Export a plan in FP32 with random weights, to `stem` with the suffix of the device's runtime."""
-    from spaceevo.export.fp32 import fp32_onnx, fp32_tflite
-
-    path = stem.with_name(stem.name + device.suffix)
-    path.write_bytes((fp32_tflite if device.suffix == ".tflite" else fp32_onnx)(plan, height, rng))
-    return path

@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from spaceevo.latency.bench import can_be_written, measure_files, write_file, write_reference
+from spaceevo.latency.bench import measure_files
 from spaceevo.latency.choosing import Chooser, Indices
 from spaceevo.latency.devices import Device
 from spaceevo.latency.features import Array
+from spaceevo.latency.files import FileWriter, Sketch, can_be_written, write_reference
 from spaceevo.latency.samples import ProfileCounts, Profiled, ProfiledBlock, interleaved, sample_models
-from spaceevo.quant.graph import random_graph
 from spaceevo.space import BlockType, Hyperspace
 
 PROFILE_KIND = "latency_profile"
@@ -91,14 +92,14 @@ def profile(
     schedule = _Schedule(models, usable, counts)
     done = _Done([] if earlier is None else _rows(earlier))
     seconds = 0.0  # for each model, in the last batch
-    with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as name:
+    with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as name, FileWriter(device) as writer:
         reference = write_reference(device, Path(name))
         while not done.within(limits.target) and (batch := schedule.next_batch(done)):
             begun = time.perf_counter()
             remaining = limits.budget_s - (begun - started)
             if done.rows and seconds * len(batch.models) > remaining:
                 break
-            done.rows += _measure_batch(device, batch, reference, seed, max(remaining, 0.0), progress)
+            done.rows += _measure_batch(device, batch, writer, reference, seed, max(remaining, 0.0), progress)
             seconds = (time.perf_counter() - begun) / len(batch.models)
             if save is not None:
                 save(_table(done.rows))
@@ -206,6 +207,7 @@ def _one_of_each(models: Sequence[Profiled], blocks: Iterable[int]) -> list[int]
 def _measure_batch(
     device: Device,
     batch: _Batch,
+    writer: FileWriter,
     reference: Path,
     seed: int,
     budget_s: float,
@@ -215,13 +217,14 @@ def _measure_batch(
     started = time.perf_counter()
     paths: dict[int, Path] = {}
     with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as folder:
-        for index, model in batch.models.items():
-            if paths and time.perf_counter() - started > PREPARATION_SHARE * budget_s:
-                break
-            graph = random_graph(model.plan(), model.height, np.random.default_rng([seed, 1, index]))
-            paths[index] = write_file(graph, device, Path(folder) / str(index))
-            if progress is not None:
-                progress("exporting", len(paths), len(batch.models))
+        sketches = {i: Sketch(model.plan(), model.height, (seed, 1, i)) for i, model in batch.models.items()}
+        with closing(writer.write((sketch, Path(folder) / str(i)) for i, sketch in sketches.items())) as written:
+            for index, path in zip(sketches, written, strict=True):
+                paths[index] = path
+                if progress is not None:
+                    progress("exporting", len(paths), len(sketches))
+                if time.perf_counter() - started > PREPARATION_SHARE * budget_s:
+                    break
         found = measure_files(
             device,
             list(paths.values()),

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from spaceevo.errors import ExportError
 from spaceevo.export import tflite
 from spaceevo.export.tflite import check_layer_sizes, float_kernels, to_tflite
-from spaceevo.latency.bench import can_be_written
 from spaceevo.latency.devices import load_device
+from spaceevo.latency.files import can_be_written
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import Shape, join

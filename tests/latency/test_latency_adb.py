@@ -10,7 +10,8 @@ import pytest
 from made import small_hyperspace
 
 from spaceevo.errors import DeviceError
-from spaceevo.latency import adb, bench, profile
+from spaceevo.latency import adb, profile
+from spaceevo.latency import files as timed_files
 from spaceevo.latency.adb import parse_latency_ms
 from spaceevo.latency.bench import measure_files
 from spaceevo.latency.devices import at_hand, check_runtime, load_device
@@ -182,8 +183,8 @@ def test_a_profile_cut_short_by_a_phone_goes_on_from_its_checkpoint(phone, devic
     def timed() -> int:
         return len([command for command in phone.commands if "--graph" in command])
 
-    for module in (bench, profile):
-        monkeypatch.setattr(module, "write_file", write_file)
+    monkeypatch.setattr(timed_files, "write_file", write_file)
+    monkeypatch.setattr(timed_files, "MOST_PROCESSES", 1)
     monkeypatch.setattr(profile, "BATCH", 6)
     device = device.model_copy(update={"measure": device.measure.model_copy(update={"rounds": 1})})
     saved = []

@@ -9,6 +9,7 @@ import pytest
 
 from spaceevo.artifacts import Record, read_table, write_table
 from spaceevo.errors import DeviceError
+from spaceevo.latency import files
 from spaceevo.latency import profile as profiling
 from spaceevo.latency.checkpoint import read_checkpoint, write_checkpoint
 from spaceevo.latency.devices import MeasureOptions, load_device
@@ -103,9 +104,9 @@ class Simulated:
         monkeypatch.setattr(profiling, "BATCH", 40)
         monkeypatch.setattr(profiling.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(InProcessRuntime, "load", lambda runtime, path, device: nullcontext(self.model(path)))
-        monkeypatch.setattr(profiling, "write_file", self.write_file)
+        monkeypatch.setattr(files, "write_file", self.write_file)
         monkeypatch.setattr(profiling, "write_reference", lambda device, folder: folder / "reference")
-        monkeypatch.setattr(profiling, "random_graph", lambda plan, height, rng: (plan, height))
+        monkeypatch.setattr(files, "random_graph", lambda plan, height, rng: (plan, height))
         self.graphs: dict[str, float] = {"reference": 0.1}
 
     def write_file(self, graph, device, stem):

@@ -14,7 +14,7 @@ rule profile_latency:
         device=any_of(MEASURED),
     threads: workflow.cores
     resources:
-        mem_mb=memory(3000),
+        mem_mb=memory(5000),
         runtime=minutes(120),
     params:
         hyperspace=knob("hyperspace"),

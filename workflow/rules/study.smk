@@ -14,7 +14,7 @@ rule study_device:
         device=any_of(MACHINES),
     threads: workflow.cores
     resources:
-        mem_mb=memory(3000),
+        mem_mb=memory(5000),
         runtime=minutes(60),
     params:
         hyperspace=knob("hyperspace"),

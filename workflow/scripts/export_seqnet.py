@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from spaceevo.export.verify import export_verified, read_verification
-from spaceevo.latency.bench import suited_graph
 from spaceevo.latency.devices import load_device
+from spaceevo.latency.files import suited_graph
 from spaceevo.quant.graph import read_graph
 from spaceevo.scripting import run
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from spaceevo.config import StudyParams
-from spaceevo.latency.bench import measure_files, write_file, write_fp32_file, write_reference
+from spaceevo.latency.bench import measure_files
 from spaceevo.latency.devices import Device
+from spaceevo.latency.files import FileWriter, Sketch, write_reference
 from spaceevo.latency.profile import BATCH, PREPARATION_SHARE, at_one_speed
 from spaceevo.latency.study.units import Chain, chains
-from spaceevo.quant.graph import random_graph
 from spaceevo.space import Hyperspace
 
 STUDY_KIND = "device_study"
@@ -57,14 +57,14 @@ def study(
     known = {tuple(row[key] for key in KEY) for row in rows}
     left = [chain for chain in chains(hyperspace, params) if chain.key not in known]
     seconds = 0.0  # for each model, in the last batch
-    with tempfile.TemporaryDirectory(prefix="spaceevo-study-") as name:
+    with tempfile.TemporaryDirectory(prefix="spaceevo-study-") as name, FileWriter(device) as writer:
         reference = write_reference(device, Path(name))
         while left:
             begun = time.perf_counter()
             if rows and seconds * min(BATCH, len(left)) > deadline - begun:
                 break
             number = 1 + max((int(row["batch"]) for row in rows), default=-1)
-            measured = _measure_batch(device, left[:BATCH], reference, seed, max(deadline - begun, 0.0))
+            measured = _measure_batch(device, left[:BATCH], writer, reference, seed, max(deadline - begun, 0.0))
             rows += [{**row, "batch": number} for row in measured]
             left = left[len(measured) :]
             seconds = (time.perf_counter() - begun) / len(measured)
@@ -74,17 +74,19 @@ def study(
 
 
 def _measure_batch(
-    device: Device, batch: Sequence[Chain], reference: Path, seed: int, budget_s: float
+    device: Device, batch: Sequence[Chain], writer: FileWriter, reference: Path, seed: int, budget_s: float
 ) -> list[dict[str, Any]]:
     """Export and time chains; those for which there is no time are left out, but the first."""
     started = time.perf_counter()
     options = device.measure.model_copy(update={"rounds": max(ROUNDS, device.measure.rounds)})
     paths: list[Path] = []
     with tempfile.TemporaryDirectory(prefix="spaceevo-study-") as folder:
-        for index, chain in enumerate(batch):
-            if paths and time.perf_counter() - started > PREPARATION_SHARE * budget_s:
-                break
-            paths.append(_write(chain, device, Path(folder) / str(index), np.random.default_rng(seed)))
+        sketches = [Sketch(chain.plan, chain.unit.height, seed, chain.precision == "fp32") for chain in batch]
+        with closing(writer.write((sketch, Path(folder) / str(i)) for i, sketch in enumerate(sketches))) as written:
+            for path in written:
+                paths.append(path)
+                if time.perf_counter() - started > PREPARATION_SHARE * budget_s:
+                    break
         left_s = budget_s - (time.perf_counter() - started)
         found = measure_files(device, paths, options=options, reference=reference, budget_s=left_s)
     assert found.reference is not None
@@ -97,9 +99,3 @@ def _measure_batch(
 
 def _described(chain: Chain) -> dict[str, Any]:
     return dict(zip(KEY, chain.key, strict=True)) | {"height": chain.unit.height, "macs": chain.macs}
-
-
-def _write(chain: Chain, device: Device, stem: Path, rng: np.random.Generator) -> Path:
-    if chain.precision == "fp32":
-        return write_fp32_file(chain.plan, chain.unit.height, device, stem, rng)
-    return write_file(random_graph(chain.plan, chain.unit.height, rng), device, stem)
