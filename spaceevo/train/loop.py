@@ -217,8 +217,13 @@ def _back_propagate(
     for part, loss, found in mapper(gradients, objective(step, images, y.to(device, non_blocking=True))):
         losses[part.label] = loss
         for parameter, gradient in zip(trained(part.module), found, strict=True):
-            if gradient is not None:  # cloned, for a gradient may be that of several parameters
-                parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
+            if gradient is None:
+                continue
+            if parameter.grad is None:  # a copy, for a gradient may be that of several parameters
+                # laid out as the parameter: torch's fused optimizers take both for arrays of the same order
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            else:
+                parameter.grad.add_(gradient)
     return losses
 
 

@@ -89,6 +89,29 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(setting, stop_at):
     assert not resumed.training
 
 
+def test_convolutions_of_maps_with_channels_last_are_updated_as_their_gradient_says(setting):
+    """Their gradient has its channels last too, unlike the weight; torch's fused optimizers would mix up its entries."""
+    images = torch.randn((4, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+    images = images.to(memory_format=torch.channels_last)
+
+    def loss(net):
+        return net.conv(images).square().mean()
+
+    def objective(step, x, y):
+        yield Part("the net", net, lambda: loss(net))
+
+    net, expected = Net(), Net()
+    recipe = Recipe(epochs=0.6, batch_size=12, learning_rate=0.1, clip_norm=1e6)
+    setting.run(net, recipe=recipe, objective=objective)
+    plain = torch.optim.AdamW(expected.conv.parameters(), weight_decay=0.0, fused=False, foreach=False)
+    for step in range(3):
+        plain.param_groups[0]["lr"] = learning_rate(recipe, step, 3)
+        plain.zero_grad()
+        loss(expected).backward()
+        plain.step()
+    torch.testing.assert_close(net.conv.weight, expected.conv.weight)
+
+
 @pytest.mark.parametrize("stop_at", [4, 9])
 def test_an_average_of_weights_resumes_too(setting, stop_at):
     recipe = RECIPE.model_copy(update={"ema": 0.7})
