@@ -159,7 +159,7 @@ def _measured_again(device: Device, hyperspace: Hyperspace, rows: pd.DataFrame) 
         for start in range(0, len(sketches), BATCH):
             with tempfile.TemporaryDirectory(prefix="spaceevo-") as folder:
                 batch = sketches[start : start + BATCH]
-                paths = list(writer.write((sketch, Path(folder) / str(sketch.seed)) for sketch in batch))
+                paths = list(writer.write((sketch, Path(folder) / str(i)) for i, sketch in enumerate(batch)))
                 now = np.array([timing.latency_ms for timing in measure_files(device, paths).timings])
             found.append(now * np.median(before[start : start + BATCH] / now))
     return np.concatenate(found), before

@@ -68,11 +68,14 @@ def measure_subnets(
     """Time subnets in interleaved rounds, with arbitrary weights, beside the reference model."""
     with tempfile.TemporaryDirectory(prefix="spaceevo-") as name:
         folder = Path(name)
-        sketches = [
-            Sketch(subnet_plan(space, subnet, num_classes), subnet.resolution, seed)
-            for seed, subnet in enumerate(subnets)
+        paths = [
+            write_sketch(
+                Sketch(subnet_plan(space, subnet, num_classes), subnet.resolution, number),
+                device,
+                folder / f"model{number}",
+            )
+            for number, subnet in enumerate(subnets)
         ]
-        paths = [write_sketch(sketch, device, folder / f"model{sketch.seed}") for sketch in sketches]
         return measure_files(device, paths, options=options, reference=write_reference(device, folder))
 
 

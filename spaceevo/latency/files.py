@@ -11,8 +11,10 @@ import os
 import platform
 import signal
 import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spaceevo.errors import DeviceError
 from spaceevo.latency.devices import Device
+from spaceevo.latency.machine import usable_cores
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import Conv, Linear, Plan
 from spaceevo.quant.graph import Int8Graph, random_graph
@@ -33,10 +37,7 @@ MOST_PROCESSES = 4  # of a `FileWriter`; each holds TensorFlow and a network, mo
 
 def write_reference(device: Device, folder: Path) -> Path:
     """Write the reference model for a device into a folder."""
-    space = parse_space(REFERENCE)
-    plan, height = subnet_plan(space, space.largest, 10), space.largest.resolution
-    graph = random_graph(plan, height, np.random.default_rng(0))
-    return write_file(graph, device, folder / "reference")
+    return write_sketch(reference_sketch(), device, folder / "reference")
 
 
 def suited_graph(graph: Int8Graph, device: Device) -> Int8Graph:
@@ -103,7 +104,7 @@ class Sketch(NamedTuple):
 
 
 class FileWriter(AbstractContextManager["FileWriter"]):
-    """Writes files for timing on a device, several at once where its runtime's are slow to make.
+    """Writes files for timing on a device; several at once where TensorFlow converts them.
 
     Args:
         processes: at most; as many as there are cores to use, up to `MOST_PROCESSES`, where not given.
@@ -111,36 +112,46 @@ class FileWriter(AbstractContextManager["FileWriter"]):
 
     def __init__(self, device: Device, processes: int | None = None) -> None:
         self._device = device
-        if processes is None:
-            processes = min(_cores(), MOST_PROCESSES)
+        self._processes = min(usable_cores(), MOST_PROCESSES) if processes is None else processes
         self._pool: ProcessPoolExecutor | None = None
-        if device.suffix == ".tflite" and processes > 1:
-            fresh = multiprocessing.get_context("spawn")  # a fork would share TensorFlow's and torch's threads
-            self._pool = ProcessPoolExecutor(processes, mp_context=fresh, initializer=_follow_parent)
+        if device.suffix == ".tflite" and self._processes > 1:
+            context = multiprocessing.get_context("spawn")  # a fork would share the threads of numpy and torch
+            self._pool = ProcessPoolExecutor(self._processes, mp_context=context, initializer=_follow_parent)
 
     def write(self, orders: Iterable[tuple[Sketch, Path]]) -> Generator[Path, None, None]:
         """Files of networks at stems that are given with them, in this order.
 
-        Closed early, it waits for those that are being written, so that what is timed next is timed alone.
+        Closed early, it waits for the few that are being written, so that what is timed next is timed alone.
+
+        Raises:
+            DeviceError: a process that converts was killed.
         """
         if self._pool is None:
             for sketch, stem in orders:
                 yield write_sketch(sketch, self._device, stem)
             return
-        files = [self._pool.submit(write_sketch, sketch, self._device, stem) for sketch, stem in orders]
+        waiting: deque[Future[Path]] = deque()  # no more than are taken up at once: none is ever cancelled
         try:
-            for file in files:
-                yield file.result()
+            for sketch, stem in orders:
+                waiting.append(self._pool.submit(write_sketch, sketch, self._device, stem))
+                if len(waiting) > self._processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise DeviceError(
+                f"A process that converts networks for {self._device.name} was killed, for want of memory most likely: "
+                f"each of {self._processes} needs about a GiB; give the job more memory or fewer cores and run it "
+                "again, and it goes on from what was measured."
+            ) from error
         finally:
-            for file in files:
-                file.cancel()
-            wait(files)
+            wait(waiting)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown()
 
 
 def write_sketch(sketch: Sketch, device: Device, stem: Path) -> Path:
@@ -151,13 +162,14 @@ def write_sketch(sketch: Sketch, device: Device, stem: Path) -> Path:
     return write_file(random_graph(sketch.plan, sketch.height, rng), device, stem)
 
 
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def reference_sketch() -> Sketch:
+    """The reference model."""
+    space = parse_space(REFERENCE)
+    return Sketch(subnet_plan(space, space.largest, 10), space.largest.resolution, 0)
 
 
 def _follow_parent() -> None:
-    """End with the process that started this one: when that is killed too, and on Ctrl-C not before it."""
+    """End when the process that started this one has ended, however that was; Ctrl-C is for that one to see."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

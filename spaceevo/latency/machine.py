@@ -18,11 +18,15 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 def inspect_cpu() -> dict[str, Any]:
     """Model, cores this process may use, and which of `CPU_FEATURES` there are (None where Linux does not say)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     fields = proc_fields(Path("/proc/cpuinfo"))
     flags = fields.get("flags", fields.get("Features"))
     features = None if flags is None else [name for name in CPU_FEATURES if name in flags.split()]
-    return {"model": fields.get("model name", platform.machine()), "cores": cores, "int8_features": features}
+    return {"model": fields.get("model name", platform.machine()), "cores": usable_cores(), "int8_features": features}
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def proc_fields(path: Path) -> dict[str, str]:

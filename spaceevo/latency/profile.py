@@ -25,7 +25,7 @@ from spaceevo.latency.bench import measure_files
 from spaceevo.latency.choosing import Chooser, Indices
 from spaceevo.latency.devices import Device
 from spaceevo.latency.features import Array
-from spaceevo.latency.files import FileWriter, Sketch, can_be_written, write_reference
+from spaceevo.latency.files import FileWriter, Sketch, can_be_written, reference_sketch
 from spaceevo.latency.samples import ProfileCounts, Profiled, ProfiledBlock, interleaved, sample_models
 from spaceevo.space import BlockType, Hyperspace
 
@@ -93,7 +93,7 @@ def profile(
     done = _Done([] if earlier is None else _rows(earlier))
     seconds = 0.0  # for each model, in the last batch
     with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as name, FileWriter(device) as writer:
-        reference = write_reference(device, Path(name))
+        (reference,) = writer.write([(reference_sketch(), Path(name) / "reference")])
         while not done.within(limits.target) and (batch := schedule.next_batch(done)):
             begun = time.perf_counter()
             remaining = limits.budget_s - (begun - started)

@@ -37,7 +37,12 @@ Features = Sequence[Mapping[str, Tensor]]  # of each batch, by stage
 
 @torch.no_grad()
 def measure_block_losses(
-    students: Students, teachers: Teachers, train_images: Tensor, val_images: Tensor, samples: int, seed: int
+    students: Students,
+    teachers: Teachers,
+    train_images: Tensor | Pictures,
+    val_images: Tensor | Pictures,
+    samples: int,
+    seed: int,
 ) -> pd.DataFrame:
     """One row per sampled stage choice of every student: the LUT's rows of their stages.
 

@@ -1,13 +1,18 @@
 """Files for timing: made for where they run, by several processes where they are slow to make."""
 
 import platform
+import signal
+import subprocess
+import sys
+import textwrap
 import time
 from contextlib import closing
 
 import numpy as np
+import psutil
 import pytest
 
-from spaceevo.errors import ExportError
+from spaceevo.errors import DeviceError, ExportError
 from spaceevo.latency import files
 from spaceevo.latency.devices import load_device
 from spaceevo.latency.files import FileWriter, Sketch, suited_graph, write_sketch
@@ -65,3 +70,40 @@ def test_files_that_are_made_fast_are_written_here(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "ProcessPoolExecutor", None)
     with FileWriter(load_device("cpu"), processes=2) as writer:
         assert [path.name for path in writer.write(orders(tmp_path, 2))] == ["0.onnx", "1.onnx"]
+
+
+def test_a_process_that_is_killed_is_one_sentence(tmp_path):
+    pytest.importorskip("tensorflow")
+    with FileWriter(load_device("cpu-tflite"), processes=2) as writer:
+        written = writer.write(orders(tmp_path, 40))
+        next(written)
+        for process in list(writer._pool._processes.values()):
+            process.kill()
+        with pytest.raises(DeviceError, match=r"networks for cpu-tflite was killed.* each of 2 needs about a GiB"):
+            list(written)
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """Even where that is killed, and can tell them nothing."""
+    pytest.importorskip("tensorflow")
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from spaceevo.latency.devices import load_device
+        from spaceevo.latency.files import FileWriter, reference_sketch
+
+        if __name__ == "__main__":
+            writer = FileWriter(load_device("cpu-tflite"), processes=2)
+            list(writer.write([(reference_sketch(), Path(sys.argv[1]) / "reference")]))
+            print(*writer._pool._processes, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    script = tmp_path / "killed.py"
+    script.write_text(textwrap.dedent(code))
+    run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True)
+    started = [int(pid) for pid in run.stdout.split()]
+    assert run.returncode == -signal.SIGKILL and started
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) for pid in started):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

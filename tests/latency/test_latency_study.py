@@ -8,6 +8,7 @@ import pytest
 
 from spaceevo.artifacts import Record
 from spaceevo.config import StudyParams
+from spaceevo.latency import files
 from spaceevo.latency.checkpoint import read_checkpoint, write_checkpoint
 from spaceevo.latency.devices import MeasureOptions, load_device
 from spaceevo.latency.measure import Measurement, Timing
@@ -134,11 +135,13 @@ class Simulated:
         self.now, self.slowness, self.exported, self.dies_at = 0.0, 1.0, [], None
         monkeypatch.setattr(measuring.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(measuring, "BATCH", 24)
-        monkeypatch.setattr(measuring, "write_reference", lambda device, folder: folder / "reference")
-        monkeypatch.setattr(measuring, "_write", self.write)
+        monkeypatch.setattr(measuring, "_sketch", lambda chain, seed: chain)
+        monkeypatch.setattr(files, "write_sketch", self.write)
         monkeypatch.setattr(measuring, "measure_files", self.measure)
 
-    def write(self, chain, device, stem, rng):
+    def write(self, chain, device, stem):
+        if stem.name == "reference":
+            return stem
         self.now += 1.0
         self.exported.append(chain)
         return chain

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from spaceevo.artifacts import Record, write_table
 from spaceevo.config import ProfileParams
-from spaceevo.data.splits import load_split
 from spaceevo.latency.checkpoint import read_checkpoint, write_checkpoint
 from spaceevo.latency.devices import load_device
 from spaceevo.latency.profile import PROFILE_KIND, Limits, profile
@@ -18,6 +17,8 @@ def main(
     device: str, hyperspace: str, val: Path, counts: ProfileParams, seed: int, checkpoint: Path, output: Path
 ) -> None:
     """Profile `device`; what a run that was cut short left in `checkpoint` is not measured again."""
+    from spaceevo.data.splits import load_split  # brings torch, which the processes that convert networks do without
+
     declared, space = load_device(device), load_hyperspace(hyperspace)
     declared.how.check(declared)
     machine = declared.how.machine(declared)

@@ -15,7 +15,7 @@ import pandas as pd
 from spaceevo.config import StudyParams
 from spaceevo.latency.bench import measure_files
 from spaceevo.latency.devices import Device
-from spaceevo.latency.files import FileWriter, Sketch, write_reference
+from spaceevo.latency.files import FileWriter, Sketch, reference_sketch
 from spaceevo.latency.profile import BATCH, PREPARATION_SHARE, at_one_speed
 from spaceevo.latency.study.units import Chain, chains
 from spaceevo.space import Hyperspace
@@ -58,7 +58,7 @@ def study(
     left = [chain for chain in chains(hyperspace, params) if chain.key not in known]
     seconds = 0.0  # for each model, in the last batch
     with tempfile.TemporaryDirectory(prefix="spaceevo-study-") as name, FileWriter(device) as writer:
-        reference = write_reference(device, Path(name))
+        (reference,) = writer.write([(reference_sketch(), Path(name) / "reference")])
         while left:
             begun = time.perf_counter()
             if rows and seconds * min(BATCH, len(left)) > deadline - begun:
@@ -81,8 +81,8 @@ def _measure_batch(
     options = device.measure.model_copy(update={"rounds": max(ROUNDS, device.measure.rounds)})
     paths: list[Path] = []
     with tempfile.TemporaryDirectory(prefix="spaceevo-study-") as folder:
-        sketches = [Sketch(chain.plan, chain.unit.height, seed, chain.precision == "fp32") for chain in batch]
-        with closing(writer.write((sketch, Path(folder) / str(i)) for i, sketch in enumerate(sketches))) as written:
+        orders = [(_sketch(chain, seed), Path(folder) / str(number)) for number, chain in enumerate(batch)]
+        with closing(writer.write(orders)) as written:
             for path in written:
                 paths.append(path)
                 if time.perf_counter() - started > PREPARATION_SHARE * budget_s:
@@ -95,6 +95,10 @@ def _measure_batch(
         _described(chain) | asdict(timing) | of_batch
         for chain, timing in zip(batch[: len(paths)], found.timings, strict=True)
     ]
+
+
+def _sketch(chain: Chain, seed: int) -> Sketch:
+    return Sketch(chain.plan, chain.unit.height, seed, chain.precision == "fp32")
 
 
 def _described(chain: Chain) -> dict[str, Any]:
