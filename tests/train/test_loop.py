@@ -90,7 +90,7 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(setting, stop_at):
 
 
 def test_convolutions_of_maps_with_channels_last_are_updated_as_their_gradient_says(setting):
-    """Their gradient has its channels last too, the weight has not; torch's fused optimizers would mix up its entries."""
+    """Their gradient too has its channels last, the weight has not; fused optimizers go by the order in memory."""
     images = torch.randn((4, 3, 8, 8), generator=torch.Generator().manual_seed(1))
     images = images.to(memory_format=torch.channels_last)
 
