@@ -14,17 +14,17 @@ from common import Check, print_checks, print_table, write_result
 
 from spaceevo.artifacts import Record, read_table
 from spaceevo.config import load_params
-from spaceevo.errors import ArtifactError
+from spaceevo.errors import ArtifactError, ParamsError
 from spaceevo.latency.bench import measure_files
 from spaceevo.latency.checkpoint import read_checkpoint, write_checkpoint
 from spaceevo.latency.devices import Device, load_device
 from spaceevo.latency.features import Array
-from spaceevo.latency.files import FileWriter, Sketch
+from spaceevo.latency.files import FileWriter, Sketch, can_be_written
 from spaceevo.latency.fit import fit_predictor, row_plan, unseen_errors
 from spaceevo.latency.predictor import read_predictor
 from spaceevo.latency.profile import BATCH, PROFILE_KIND, Limits, profile
 from spaceevo.latency.regression import error_figures
-from spaceevo.latency.samples import ProfileCounts
+from spaceevo.latency.samples import ProfileCounts, sample_models
 from spaceevo.progress import progress
 from spaceevo.scripting import run
 from spaceevo.space import Hyperspace, load_hyperspace
@@ -32,6 +32,7 @@ from spaceevo.space import Hyperspace, load_hyperspace
 TARGET_SHARE = 0.9  # of unseen networks, predicted within 15 % of what was measured
 AIMS = {5: 0.95, 10: 0.99}  # of a device profiled anew: shares of unseen networks within so many percent
 TWICE = ": measured twice"
+ANCHORS = 16  # networks that were fitted in each batch of further ones to test on: they tell the speed of the machine
 CLASSES = {"tiny": 10}  # else 1000
 
 Figures = dict[str, dict[str, Any]]
@@ -52,10 +53,10 @@ def main(
 ) -> None:
     """Test each predictor in `results`, made with `params`, on the networks of its profile it was not fitted on.
 
-    With `device` that is profiled anew instead, at the resolutions of `hyperspace`. Where the aim is missed, what it is
-    tested on is measured a second time: how well one measurement foretells another is the best that any predictor can
-    do. The file `keep` then holds what is measured, and what it holds of a run with the same arguments is not measured
-    again.
+    With `device` that is profiled anew instead, at the resolutions of `hyperspace`. `test_nets` networks are tested on:
+    those that the profile has no time for are measured after it. Where the aim is missed, what it is tested on is
+    measured a second time: how well one measurement foretells another is the best that any predictor can do. The file
+    `keep` then holds the profile, and what it holds of a run with the same arguments is not measured again.
     """
     figures = (
         _profiled_anew(
@@ -116,6 +117,8 @@ def _of_results(results: Path, hyperspace: Hyperspace) -> Figures:
 def _profiled_anew(
     device: Device, hyperspace: Hyperspace, counts: ProfileCounts, limits: Limits, seed: int, keep: Path | None
 ) -> Figures:
+    if keep is not None and keep.suffix != ".parquet":
+        raise ParamsError(f"--keep {keep} is to hold a table: give it a name that ends in .parquet.")
     settings = {"device": device.model_dump(mode="json"), "hyperspace": hyperspace.name, "counts": asdict(counts)}
     record = Record(settings | {"target": limits.target, "machine": device.how.machine(device)}, seed)
     earlier = None if keep is None else read_checkpoint(keep, record)
@@ -139,30 +142,69 @@ def _profiled_anew(
         ("what", "found"),
         [*predictor.errors["profile"].items(), ("half-width that a network is stated with", predictor.network_error)],
     )
+    unseen = table[table["split"] == "test"]
+    if len(unseen) < counts.test_nets:
+        further = _further_networks(device, hyperspace, classes, table, counts.test_nets - len(unseen), seed)
+        table = pd.concat([table, _measured_further(device, hyperspace, table, further)], ignore_index=True)
     tested = table[table["split"] == "test"]
     if tested.empty:
-        raise ArtifactError("No network to test on was measured: raise --time-limit-s.")
+        raise ArtifactError("No network to test on: raise --test-nets.")
     name = f"{device.name}, {hyperspace.name}"
-    figures = {name: predictor.errors["unseen_networks"]}
+    figures = {name: unseen_errors(predictor, table, hyperspace)["unseen_networks"]}
     if not all(_check(name, percent, share, figures[name]).met for percent, share in AIMS.items()):
         figures[name + TWICE] = error_figures(*_measured_again(device, hyperspace, tested))
     return figures
 
 
+def _further_networks(
+    device: Device, hyperspace: Hyperspace, classes: int, table: pd.DataFrame, count: int, seed: int
+) -> list[dict[str, Any]]:
+    """Rows, but for their latency, of networks to test on that are not in `table`."""
+    known = set(table["subnet"].dropna())
+    drawn = sample_models(hyperspace, classes, ProfileCounts(0, 0, count + len(known)), seed + 1)
+    rows = [model.row() for model in drawn if can_be_written(model.plan(), device)]
+    return [row for row in rows if row["subnet"] not in known][:count]
+
+
+def _measured_further(
+    device: Device, hyperspace: Hyperspace, table: pd.DataFrame, networks: list[dict[str, Any]]
+) -> pd.DataFrame:
+    """Rows of `networks`, measured now, in batches with some that were fitted, by which their speed is told."""
+    fitted = table[(table["role"] == "net") & (table["split"] == "fit")]
+    anchors = _records(fitted.sample(min(ANCHORS, len(fitted)), random_state=0))
+    before = np.array([row["latency_ms"] for row in anchors])
+    rows: list[dict[str, Any]] = []
+    with FileWriter(device) as writer:
+        for number, start in enumerate(range(0, len(networks), BATCH - ANCHORS), start=int(table["batch"].max()) + 1):
+            batch = anchors + networks[start : start + BATCH - ANCHORS]
+            now = _timed(device, writer, batch, hyperspace)
+            now *= np.median(before / now[: len(anchors)])
+            rows += [row | {"latency_ms": ms, "batch": number} for row, ms in zip(batch, now, strict=True)]
+    return pd.DataFrame(rows)
+
+
 def _measured_again(device: Device, hyperspace: Hyperspace, rows: pd.DataFrame) -> tuple[Array, Array]:
     """float64 [rows], twice: milliseconds found now, at the speed of the machine when it was profiled; and then."""
     before = rows["latency_ms"].to_numpy(np.float64)
+    records = _records(rows)
     found: list[Array] = []
-    records = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
-    sketches = [Sketch(row_plan(row, hyperspace), int(row["height"]), number) for number, row in enumerate(records)]
     with FileWriter(device) as writer:
-        for start in range(0, len(sketches), BATCH):
-            with tempfile.TemporaryDirectory(prefix="spaceevo-") as folder:
-                batch = sketches[start : start + BATCH]
-                paths = list(writer.write((sketch, Path(folder) / str(i)) for i, sketch in enumerate(batch)))
-                now = np.array([timing.latency_ms for timing in measure_files(device, paths).timings])
+        for start in range(0, len(records), BATCH):
+            now = _timed(device, writer, records[start : start + BATCH], hyperspace)
             found.append(now * np.median(before[start : start + BATCH] / now))
     return np.concatenate(found), before
+
+
+def _timed(device: Device, writer: FileWriter, rows: list[dict[str, Any]], hyperspace: Hyperspace) -> Array:
+    """float64 [rows]: milliseconds of the networks of a profile's rows, measured now."""
+    sketches = [Sketch(row_plan(row, hyperspace), int(row["height"]), number) for number, row in enumerate(rows)]
+    with tempfile.TemporaryDirectory(prefix="spaceevo-") as folder:
+        paths = list(writer.write((sketch, Path(folder) / str(i)) for i, sketch in enumerate(sketches)))
+        return np.array([timing.latency_ms for timing in measure_files(device, paths).timings])
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from spaceevo.space import BlockType, Hyperspace
 PROFILE_KIND = "latency_profile"
 
 BATCH = 48  # models measured at once, in interleaved rounds
+LEAST_BATCH = 12  # the last one, when time is short: fewer say too little of how fast the machine was
 CHOICE = 4  # candidates for each model that is to be measured
 PREPARATION_SHARE = 0.6  # of the time left to a batch: exporting and loading; the rest is for measuring
 TARGET_QUANTILE = 0.9  # of networks, that must be predicted within the target
@@ -97,8 +98,12 @@ def profile(
         while not done.within(limits.target) and (batch := schedule.next_batch(done)):
             begun = time.perf_counter()
             remaining = limits.budget_s - (begun - started)
-            if done.rows and seconds * len(batch.models) > remaining:
+            if done.rows and remaining <= 0:
                 break
+            if seconds * len(batch.models) > remaining:
+                batch = batch.beginning(int(remaining / seconds))
+                if len(batch.models) < LEAST_BATCH:
+                    break
             done.rows += _measure_batch(device, batch, writer, reference, seed, max(remaining, 0.0), progress)
             seconds = (time.perf_counter() - begun) / len(batch.models)
             if save is not None:
@@ -137,6 +142,10 @@ class _Batch(NamedTuple):
     number: int
     models: dict[int, Profiled]
     predicted_ms: Array
+
+    def beginning(self, count: int) -> _Batch:
+        """The first models of it."""
+        return self._replace(models=dict(list(self.models.items())[: max(count, 0)]))
 
 
 class _Schedule:

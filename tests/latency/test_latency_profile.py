@@ -191,6 +191,17 @@ def test_a_short_budget_profiles_fewer_models(tiny, simulated):
     assert 1 == len(one) < len(some) < len(whole)
 
 
+def test_a_last_batch_for_which_time_is_short_is_as_long_as_fits(tiny, simulated):
+    whole = profiled(tiny)
+    taken_s = simulated.now
+    cut = profiled(tiny, Limits(0.9 * taken_s))
+    counts = cut.groupby("batch").size()
+    assert list(counts.index) == [0, 1, 2, 3] and profiling.LEAST_BATCH <= counts[3] < whole.groupby("batch").size()[3]
+    assert simulated.now - taken_s == pytest.approx(0.9 * taken_s, rel=0.1)
+    almost_three = Limits(taken_s * (len(whole[whole["batch"] < 3]) + profiling.LEAST_BATCH / 2) / len(whole))
+    assert set(profiled(tiny, almost_three)["batch"]) == {0, 1, 2}  # too few would be left for a fourth
+
+
 def test_what_the_runtimes_format_cannot_hold_is_not_measured(tiny, simulated, monkeypatch):
     def small(plan, device):
         return max(op.out_channels for op in plan.ops if hasattr(op, "out_channels")) <= 200
