@@ -2,16 +2,24 @@
 
 Losses of a subnet's stages are added up and compared between resolutions, so all are of one kind: the noise-to-signal
 ratio that is left behind the best linear projection to what the teacher has. That of a stage choice is taken against
-the teacher's stage at the same resolution. How well a short distillation learns a stage differs between resolutions,
-for all choices alike, and a supernet that is trained for long has none of that difference; so the ratios of a
-resolution are shifted until its best choice loses as much as the best one at the largest resolution. What a resolution
-costs is the ratio of the teacher's pooled last features there to those at the largest.
+the teacher's stage at the same resolution.
+
+Not all of it counts. However good a stage is, maps of few channels cannot hold the teacher's: what the first principal
+components leave out is lost to any of that width. The next stage reads a projection of the teacher's maps onto as many
+channels, and so has that loss in its own ratio; counted twice, it would make the width of early stages, whose ratios
+are the largest, outweigh everything else.
+
+How well a short distillation learns a stage differs between resolutions, for all choices alike, and a supernet that is
+trained for long has none of that difference; so the ratios of a resolution are shifted until its best choice loses as
+much as the best one at the largest resolution. What a resolution costs is the ratio of the teacher's pooled last
+features there to those at the largest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -25,10 +33,10 @@ from spaceevo.nn.student import StageStudent, least_squares
 from spaceevo.nn.teacher import Teacher, Teachers
 from spaceevo.progress import progress
 from spaceevo.quant.quantizers import int8
-from spaceevo.space import Stage, StageChoice, StageOptions, format_stage, sample_stage
+from spaceevo.space import Hyperspace, Stage, StageChoice, StageOptions, format_stage, sample_stage
 from spaceevo.train.blocks import Students, teacher_features
 from spaceevo.train.evaluate import EVALUATION_BATCH, accelerator_device, recalibrate
-from spaceevo.train.losses import noise_to_signal
+from spaceevo.train.losses import VARIANCE_EPSILON, noise_to_signal
 
 RECALIBRATION_BATCH = 128
 
@@ -56,9 +64,10 @@ def measure_block_losses(
         val_images: the same, that losses are measured on.
 
     Returns:
-        Columns stage, block_type, window, in_width, out_width, choice, resolution, nsr, macs, params, loss. nsr is the
-        choice's noise-to-signal ratio; loss is that, shifted as said above, and an equal part of what the resolution
-        costs, so that the sum over searched stages holds it once.
+        Columns stage, block_type, window, in_width, out_width, choice, resolution, nsr, least_nsr, macs, params, loss.
+        nsr is the choice's noise-to-signal ratio, and least_nsr what of it is left to the next stage to count. loss is
+        the difference, shifted as said above, and an equal part of what the resolution costs, so that the sum over
+        searched stages holds it once.
     """
     for teacher in teachers.values():
         teacher.to(accelerator_device()).eval()
@@ -70,6 +79,11 @@ def measure_block_losses(
         for resolution in hyperspace.block_kd_resolutions:
             train = _features(students, teachers[resolution], train_pictures, resolution)
             val = _features(students, teachers[resolution], val_pictures, resolution)
+            least = {
+                stage: least_ratios([maps[stage.name] for maps in val], stage.widths)
+                for stage in students.stages
+                if _next_is_searched(hyperspace, stage)
+            }
             for stage, index, window, student, options, in_width in combinations:
                 height = hyperspace.map_size(stage.name, resolution)
                 rng = np.random.default_rng([seed, hyperspace.stages.index(stage), index, window, in_width, resolution])
@@ -86,6 +100,7 @@ def measure_block_losses(
                             "choice": format_stage(choice),
                             "resolution": resolution,
                             "nsr": _nsr(student, students.before[stage.name], stage, in_width, choice, train, val),
+                            "least_nsr": least[stage][choice[-1].width] if stage in least else 0.0,
                             "macs": cost.macs,
                             "params": cost.params,
                         }
@@ -116,10 +131,31 @@ def _pooled(teacher: Teacher, pictures: Pictures, resolution: int) -> Tensor:
     return torch.cat([batch.mean((2, 3), keepdim=True) for batch in maps])
 
 
+@torch.no_grad()
+def least_ratios(maps: Sequence[Tensor], widths: Sequence[int]) -> dict[int, float]:
+    """The least noise-to-signal ratio that a linear projection of any map of a width can have, for each width.
+
+    It is the share of the variance that as many principal components leave (Eckart and Young 1936).
+
+    Args:
+        maps: float32 [N, C, H, W] of each batch.
+    """
+    x = torch.cat([batch.transpose(0, 1).flatten(1) for batch in maps], 1).double()
+    variances = torch.linalg.eigvalsh(torch.cov(x, correction=0)).clamp(min=0).flip(0)
+    left = (variances.sum() - variances.cumsum(0)).clamp(min=0) / (variances.sum() + len(x) * VARIANCE_EPSILON)
+    return {width: float(left[width - 1]) if width < len(x) else 0.0 for width in widths}
+
+
+def _next_is_searched(hyperspace: Hyperspace, stage: Stage) -> bool:
+    body = hyperspace.body
+    return any(before == stage and after.searched for before, after in pairwise(body))
+
+
 def _losses(table: pd.DataFrame, costs: Mapping[int, float], searched_stages: int) -> pd.Series[float]:
-    least = table.groupby(["stage", "resolution"])["nsr"].transform("min")
-    at_largest = table[table["resolution"] == max(costs)].groupby("stage")["nsr"].min()
-    learned = table["nsr"] - least + table["stage"].map(at_largest)
+    own = table["nsr"] - table["least_nsr"]
+    least = own.groupby([table["stage"], table["resolution"]]).transform("min")
+    at_largest = own[table["resolution"] == max(costs)].groupby(table["stage"]).min()
+    learned = own - least + table["stage"].map(at_largest)
     return learned + table["resolution"].map(costs) / searched_stages
 
 
