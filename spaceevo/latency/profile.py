@@ -34,7 +34,7 @@ PROFILE_KIND = "latency_profile"
 BATCH = 48  # models measured at once, in interleaved rounds
 LEAST_BATCH = 12  # the last one, when time is short: fewer say too little of how fast the machine was
 CHOICE = 4  # candidates for each model that is to be measured
-PREPARATION_SHARE = 0.6  # of the time left to a batch: exporting and loading; the rest is for measuring
+PREPARATION_SHARE = 0.6  # of the time left to the first batch: exporting; the rest is for loading and measuring
 TARGET_QUANTILE = 0.9  # of networks, that must be predicted within the target
 TARGET_NETS = 20  # the last ones, on which this is judged
 
@@ -80,7 +80,8 @@ def profile(
     Returns:
         One row per model: role (block or net), split (fit or test), what it is, latency_ms, low_ms and high_ms (its
         95 % interval), spread_ms (interquartile range over rounds), rounds, outliers; model and batch (numbers),
-        reference_ms and drift (of the batch), predicted_ms (before it was measured; NaN in the first batch).
+        reference_ms and drift (of the batch), export_s and timing_s (wall seconds per model of the batch), predicted_ms
+        (before it was measured; NaN in the first batch).
 
     Raises:
         DeviceError: nothing can be run on the device, its runtime is not installed, or it is too noisy.
@@ -92,20 +93,18 @@ def profile(
     usable = [can_be_written(model.plan(), device) for model in models]
     schedule = _Schedule(models, usable, counts)
     done = _Done([] if earlier is None else _rows(earlier))
-    seconds = 0.0  # for each model, in the last batch
     with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as name, FileWriter(device) as writer:
         (reference,) = writer.write([(reference_sketch(), Path(name) / "reference")])
         while not done.within(limits.target) and (batch := schedule.next_batch(done)):
-            begun = time.perf_counter()
-            remaining = limits.budget_s - (begun - started)
+            remaining = limits.budget_s - (time.perf_counter() - started)
             if done.rows and remaining <= 0:
                 break
-            if seconds * len(batch.models) > remaining:
-                batch = batch.beginning(int(remaining / seconds))
+            pace = done.pace
+            if pace is not None and pace.seconds * len(batch.models) > remaining:
+                batch = batch.beginning(int(remaining / pace.seconds))
                 if len(batch.models) < LEAST_BATCH:
                     break
-            done.rows += _measure_batch(device, batch, writer, reference, seed, max(remaining, 0.0), progress)
-            seconds = (time.perf_counter() - begun) / len(batch.models)
+            done.rows += _measure_batch(device, batch, writer, reference, seed, max(remaining, 0.0), pace, progress)
             if save is not None:
                 save(_table(done.rows))
     return _table(at_one_speed(done.rows))
@@ -119,6 +118,17 @@ def at_one_speed(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, **{key: row[key] * scales[row["batch"]] for key in _SCALED}} for row in rows]
 
 
+class _Pace(NamedTuple):
+    """Wall seconds that a model takes."""
+
+    export_s: float
+    timing_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.export_s + self.timing_s
+
+
 class _Done:
     """What was measured, one row per model."""
 
@@ -128,6 +138,13 @@ class _Done:
     @property
     def batches(self) -> int:
         return 1 + max((int(row["batch"]) for row in self.rows), default=-1)
+
+    @property
+    def pace(self) -> _Pace | None:
+        """That of the last batch; None where it is not known."""
+        last = self.rows[-1] if self.rows else {}
+        pace = _Pace(float(last.get("export_s", 0)), float(last.get("timing_s", 0)))
+        return pace if pace.seconds > 0 else None
 
     def within(self, target: float) -> bool:
         """Whether the last networks to be fitted were predicted within the target before they were measured."""
@@ -145,7 +162,7 @@ class _Batch(NamedTuple):
 
     def beginning(self, count: int) -> _Batch:
         """The first models of it."""
-        return self._replace(models=dict(list(self.models.items())[: max(count, 0)]))
+        return self._replace(models=dict(list(self.models.items())[:count]))
 
 
 class _Schedule:
@@ -178,7 +195,8 @@ class _Schedule:
             latency_ms = [row["latency_ms"] for row in at_one_speed(done.rows) if row["split"] == "fit"]
             predicted = self._chooser.predict(measured, np.array(latency_ms))
         known = {int(row["model"]) for row in done.rows}
-        for number in range(done.batches, self._batches):  # the first batch may have used up the share of later ones
+        # The first batch may have used up the share of later ones, and a last one that was cut short is gone on with.
+        for number in range(min(done.batches, self._batches - 1), self._batches):
             if chosen := self._choose(number, known, measured, predicted):
                 return _Batch(done.batches, {index: self._models[index] for index in chosen}, predicted)
         return None
@@ -194,7 +212,7 @@ class _Schedule:
             left = np.array([i for i in own if i not in known], dtype=np.int64)
             quota = max(0, round(count * (number + 1) / self._batches) - (len(own) - len(left)))
             if sort == ("block", "fit") and number == 0:
-                chosen.append(self._cover)
+                chosen.append([index for index in self._cover if index not in known])
             elif sort == ("net", "test") or not len(measured):
                 chosen.append(left[:quota].tolist())
             else:
@@ -220,10 +238,12 @@ def _measure_batch(
     reference: Path,
     seed: int,
     budget_s: float,
+    pace: _Pace | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> list[dict[str, Any]]:
     """Export and time the models of a batch; those for which there is no time are left out, but the first."""
     started = time.perf_counter()
+    preparation_s = budget_s * (PREPARATION_SHARE if pace is None else pace.export_s / pace.seconds)
     paths: dict[int, Path] = {}
     with tempfile.TemporaryDirectory(prefix="spaceevo-profile-") as folder:
         sketches = {i: Sketch(model.plan(), model.height, (seed, 1, i)) for i, model in batch.models.items()}
@@ -232,17 +252,20 @@ def _measure_batch(
                 paths[index] = path
                 if progress is not None:
                     progress("exporting", len(paths), len(sketches))
-                if time.perf_counter() - started > PREPARATION_SHARE * budget_s:
+                if time.perf_counter() - started > preparation_s:
                     break
+        export_s = time.perf_counter() - started
         found = measure_files(
             device,
             list(paths.values()),
             reference=reference,
-            budget_s=budget_s - (time.perf_counter() - started),
+            budget_s=budget_s - export_s,
             progress=None if progress is None else lambda done, total: progress("measuring", done, total),
         )
     assert found.reference is not None
+    timing_s = time.perf_counter() - started - export_s
     of_batch = {"batch": batch.number, "reference_ms": found.reference.latency_ms, "drift": found.drift}
+    of_batch |= {"export_s": export_s / len(paths), "timing_s": timing_s / len(paths)}
     return [
         batch.models[index].row()
         | asdict(timing)

@@ -202,6 +202,22 @@ def test_a_last_batch_for_which_time_is_short_is_as_long_as_fits(tiny, simulated
     assert set(profiled(tiny, almost_three)["batch"]) == {0, 1, 2}  # too few would be left for a fourth
 
 
+def test_a_time_that_is_over_before_anything_is_measured_is_no_error(tiny, simulated):
+    assert len(profiled(tiny, Limits(-1.0))) == 1
+
+
+def test_a_profile_that_was_cut_short_goes_on_when_it_is_given_time(tiny, simulated):
+    whole = profiled(tiny)
+    saved: list[pd.DataFrame] = []
+    profiled(tiny, Limits(0.9 * simulated.now), save=saved.append)
+    per_model = (whole["export_s"] + whole["timing_s"]).mean()
+    no_more = profiled(tiny, Limits(profiling.LEAST_BATCH * per_model / 2), earlier=saved[-1])
+    assert len(no_more) == len(saved[-1]) < len(whole)  # too few would be measured
+    finished = profiled(tiny, earlier=saved[-1])
+    assert finished.groupby(["role", "split"]).size().equals(whole.groupby(["role", "split"]).size())
+    assert finished["model"].is_unique
+
+
 def test_what_the_runtimes_format_cannot_hold_is_not_measured(tiny, simulated, monkeypatch):
     def small(plan, device):
         return max(op.out_channels for op in plan.ops if hasattr(op, "out_channels")) <= 200
