@@ -20,7 +20,7 @@ from spaceevo.latency.checkpoint import read_checkpoint, write_checkpoint
 from spaceevo.latency.devices import Device, load_device
 from spaceevo.latency.features import Array
 from spaceevo.latency.files import FileWriter, Sketch, can_be_written
-from spaceevo.latency.fit import fit_predictor, row_plan, unseen_errors
+from spaceevo.latency.fit import at_usual_speed, fit_predictor, row_plan, unseen_errors
 from spaceevo.latency.predictor import read_predictor
 from spaceevo.latency.profile import BATCH, PROFILE_KIND, Limits, profile
 from spaceevo.latency.regression import error_figures
@@ -55,8 +55,8 @@ def main(
 
     With `device` that is profiled anew instead, at the resolutions of `hyperspace`. `test_nets` networks are tested on:
     those that the profile has no time for are measured after it. Where the aim is missed, what it is tested on is
-    measured a second time: how well one measurement foretells another is the best that any predictor can do. The file
-    `keep` then holds the profile, and what it holds of a run with the same arguments is not measured again.
+    measured a second time: two measurements of a network differ by what no predictor can foresee, each by its share.
+    The file `keep` then holds the profile; what it holds of a run with the same arguments is not measured again.
     """
     figures = (
         _profiled_anew(
@@ -117,6 +117,8 @@ def _of_results(results: Path, hyperspace: Hyperspace) -> Figures:
 def _profiled_anew(
     device: Device, hyperspace: Hyperspace, counts: ProfileCounts, limits: Limits, seed: int, keep: Path | None
 ) -> Figures:
+    if not (counts.nets and counts.test_nets):
+        raise ParamsError("--nets and --test-nets are to be 1 at least: networks are fitted and tested on.")
     if keep is not None and keep.suffix != ".parquet":
         raise ParamsError(f"--keep {keep} is to hold a table: give it a name that ends in .parquet.")
     settings = {"device": device.model_dump(mode="json"), "hyperspace": hyperspace.name, "counts": asdict(counts)}
@@ -142,17 +144,28 @@ def _profiled_anew(
         ("what", "found"),
         [*predictor.errors["profile"].items(), ("half-width that a network is stated with", predictor.network_error)],
     )
-    unseen = table[table["split"] == "test"]
-    if len(unseen) < counts.test_nets:
-        further = _further_networks(device, hyperspace, classes, table, counts.test_nets - len(unseen), seed)
-        table = pd.concat([table, _measured_further(device, hyperspace, table, further)], ignore_index=True)
-    tested = table[table["split"] == "test"]
-    if tested.empty:
-        raise ArtifactError("No network to test on: raise --test-nets.")
+    profiled = {
+        **asdict(counts),
+        "models": len(table),
+        "minutes": round(float((table["export_s"] + table["timing_s"]).sum()) / 60, 1),
+    }
+    missing = counts.test_nets - int((table["split"] == "test").sum())
+    if missing > 0:
+        anchors = _records(table[(table["role"] == "net") & (table["split"] == "fit")].head(ANCHORS))
+        if not anchors:
+            raise ArtifactError("No network was fitted: raise --time-limit-s.")
+        further = _further_networks(device, hyperspace, classes, table, missing, seed)
+        before = at_usual_speed(predictor, table, hyperspace, anchors)
+        rows = _measured_further(
+            device, hyperspace, anchors, before, further, first_batch=int(table["batch"].max()) + 1
+        )
+        table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+    tested = _records(table[table["split"] == "test"])
     name = f"{device.name}, {hyperspace.name}"
-    figures = {name: unseen_errors(predictor, table, hyperspace)["unseen_networks"]}
+    figures = {name: {**unseen_errors(predictor, table, hyperspace)["unseen_networks"], "profile": profiled}}
     if not all(_check(name, percent, share, figures[name]).met for percent, share in AIMS.items()):
-        figures[name + TWICE] = error_figures(*_measured_again(device, hyperspace, tested))
+        before = at_usual_speed(predictor, table, hyperspace, tested)
+        figures[name + TWICE] = error_figures(_measured_again(device, hyperspace, tested, before), before)
     return figures
 
 
@@ -167,32 +180,32 @@ def _further_networks(
 
 
 def _measured_further(
-    device: Device, hyperspace: Hyperspace, table: pd.DataFrame, networks: list[dict[str, Any]]
-) -> pd.DataFrame:
-    """Rows of `networks`, measured now, in batches with some that were fitted, by which their speed is told."""
-    fitted = table[(table["role"] == "net") & (table["split"] == "fit")]
-    anchors = _records(fitted.sample(min(ANCHORS, len(fitted)), random_state=0))
-    before = np.array([row["latency_ms"] for row in anchors])
+    device: Device,
+    hyperspace: Hyperspace,
+    anchors: list[dict[str, Any]],
+    before: Array,
+    networks: list[dict[str, Any]],
+    first_batch: int,
+) -> list[dict[str, Any]]:
+    """Rows of `networks`, measured now, in batches with `anchors`, which took `before` and tell how fast it is now."""
     rows: list[dict[str, Any]] = []
     with FileWriter(device) as writer:
-        for number, start in enumerate(range(0, len(networks), BATCH - ANCHORS), start=int(table["batch"].max()) + 1):
+        for number, start in enumerate(range(0, len(networks), BATCH - ANCHORS), start=first_batch):
             batch = anchors + networks[start : start + BATCH - ANCHORS]
             now = _timed(device, writer, batch, hyperspace)
             now *= np.median(before / now[: len(anchors)])
             rows += [row | {"latency_ms": ms, "batch": number} for row, ms in zip(batch, now, strict=True)]
-    return pd.DataFrame(rows)
+    return rows
 
 
-def _measured_again(device: Device, hyperspace: Hyperspace, rows: pd.DataFrame) -> tuple[Array, Array]:
-    """float64 [rows], twice: milliseconds found now, at the speed of the machine when it was profiled; and then."""
-    before = rows["latency_ms"].to_numpy(np.float64)
-    records = _records(rows)
+def _measured_again(device: Device, hyperspace: Hyperspace, rows: list[dict[str, Any]], before: Array) -> Array:
+    """float64 [rows]: milliseconds found now, each batch at the speed at which its networks took `before`."""
     found: list[Array] = []
     with FileWriter(device) as writer:
-        for start in range(0, len(records), BATCH):
-            now = _timed(device, writer, records[start : start + BATCH], hyperspace)
+        for start in range(0, len(rows), BATCH):
+            now = _timed(device, writer, rows[start : start + BATCH], hyperspace)
             found.append(now * np.median(before[start : start + BATCH] / now))
-    return np.concatenate(found), before
+    return np.concatenate(found)
 
 
 def _timed(device: Device, writer: FileWriter, rows: list[dict[str, Any]], hyperspace: Hyperspace) -> Array:

@@ -99,7 +99,7 @@ def _network_error(predictor: Predictor, table: pd.DataFrame, hyperspace: Hypers
     rows = [row for row in rows if row["role"] == "net"] or rows
     predictions = _predictions(predictor, rows, hyperspace)
     predicted = np.array([prediction.latency_ms for prediction in predictions])
-    errors = _at_usual_speed(predictor, table, hyperspace, rows) / np.maximum(predicted, 1e-12) - 1.0
+    errors = at_usual_speed(predictor, table, hyperspace, rows) / np.maximum(predicted, 1e-12) - 1.0
     return network_error(errors, np.array([prediction.error for prediction in predictions]))
 
 
@@ -113,13 +113,18 @@ def unseen_errors(predictor: Predictor, table: pd.DataFrame, hyperspace: Hypersp
     if not rows:
         return {}
     predicted = np.array([prediction.latency_ms for prediction in _predictions(predictor, rows, hyperspace)])
-    return {"unseen_networks": error_figures(predicted, _at_usual_speed(predictor, table, hyperspace, rows))}
+    return {"unseen_networks": error_figures(predicted, at_usual_speed(predictor, table, hyperspace, rows))}
 
 
-def _at_usual_speed(
+def at_usual_speed(
     predictor: Predictor, table: pd.DataFrame, hyperspace: Hyperspace, rows: list[dict[str, Any]]
 ) -> Array:
-    """float64 [rows]: measured latencies, as if all had been measured at the same speed of the machine."""
+    """float64 [rows]: measured latencies, as if all had been measured at the same speed of the machine.
+
+    Args:
+        table: the profile that the rows are of, whose networks with split `fit` tell how fast it was in each batch.
+        rows: some rows of it.
+    """
     latency_ms: Array = np.array([row["latency_ms"] for row in rows], dtype=np.float64)
     fitted = _rows(table, "fit")
     fitted = [row for row in fitted if row["role"] == "net"] or fitted
