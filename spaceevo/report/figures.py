@@ -191,7 +191,7 @@ def draw_losses(
             axes.margins(x=0.12)
             axes.xaxis.set_major_locator(MaxNLocator(4))
         grid[0, 0].invert_yaxis()
-        figure.supxlabel("INT8 loss: noise-to-signal ratio against the teacher's stage", size=9.5, color=INK)
+        figure.supxlabel("INT8 loss: share of the signal of the teacher's stage", size=9.5, color=INK)
         handles = [
             Line2D([], [], ls="", marker="o", ms=6, mew=0, color=colours[d.name], label=f"in the space of {d.name}")
             for d in devices

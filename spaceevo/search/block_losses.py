@@ -5,12 +5,12 @@ ratio that is left behind the best linear projection to what the teacher has. Th
 the teacher's stage at the same resolution.
 
 Not all of it counts. However good a stage is, maps of few channels cannot hold the teacher's: what the first principal
-components leave out is lost to any of that width. The next stage reads a projection of the teacher's maps onto as many
-channels, and so has that loss in its own ratio; counted twice, it would make the width of early stages, whose ratios
-are the largest, outweigh everything else.
+components leave out is lost to any of that width. Where the next stage is searched too, it reads a projection of the
+teacher's maps onto as many channels, and pays for that in its own ratio; counted twice, the width of early stages,
+whose ratios are the largest, would outweigh everything else.
 
 How well a short distillation learns a stage differs between resolutions, for all choices alike, and a supernet that is
-trained for long has none of that difference; so the ratios of a resolution are shifted until its best choice loses as
+trained for long has none of that difference; so what counts at a resolution is shifted until its best choice loses as
 much as the best one at the largest resolution. What a resolution costs is the ratio of the teacher's pooled last
 features there to those at the largest.
 """
@@ -65,9 +65,9 @@ def measure_block_losses(
 
     Returns:
         Columns stage, block_type, window, in_width, out_width, choice, resolution, nsr, least_nsr, macs, params, loss.
-        nsr is the choice's noise-to-signal ratio, and least_nsr what of it is left to the next stage to count. loss is
-        the difference, shifted as said above, and an equal part of what the resolution costs, so that the sum over
-        searched stages holds it once.
+        nsr is the choice's noise-to-signal ratio, and least_nsr what of it is left to the next stage to count, 0 where
+        no searched one follows. loss is the difference, shifted as said above, and an equal part of what the resolution
+        costs, so that the sum over searched stages holds it once.
     """
     for teacher in teachers.values():
         teacher.to(accelerator_device()).eval()
@@ -140,10 +140,18 @@ def least_ratios(maps: Sequence[Tensor], widths: Sequence[int]) -> dict[int, flo
     Args:
         maps: float32 [N, C, H, W] of each batch.
     """
-    x = torch.cat([batch.transpose(0, 1).flatten(1) for batch in maps], 1).double()
-    variances = torch.linalg.eigvalsh(torch.cov(x, correction=0)).clamp(min=0).flip(0)
-    left = (variances.sum() - variances.cumsum(0)).clamp(min=0) / (variances.sum() + len(x) * VARIANCE_EPSILON)
-    return {width: float(left[width - 1]) if width < len(x) else 0.0 for width in widths}
+    channels = maps[0].shape[1]
+    total = torch.zeros(channels, dtype=torch.float64, device=maps[0].device)
+    products = torch.zeros(channels, channels, dtype=torch.float64, device=maps[0].device)
+    for batch in maps:
+        x = batch.transpose(0, 1).flatten(1).double()
+        total += x.sum(1)
+        products += x @ x.T
+    count = sum(batch.numel() for batch in maps) / channels
+    covariance = products / count - torch.outer(total, total) / count**2
+    variances = torch.linalg.eigvalsh(covariance).clamp(min=0).flip(0)
+    left = (variances.sum() - variances.cumsum(0)).clamp(min=0) / (variances.sum() + channels * VARIANCE_EPSILON)
+    return {width: float(left[width - 1]) if width < channels else 0.0 for width in widths}
 
 
 def _next_is_searched(hyperspace: Hyperspace, stage: Stage) -> bool:
@@ -153,9 +161,9 @@ def _next_is_searched(hyperspace: Hyperspace, stage: Stage) -> bool:
 
 def _losses(table: pd.DataFrame, costs: Mapping[int, float], searched_stages: int) -> pd.Series[float]:
     own = table["nsr"] - table["least_nsr"]
-    least = own.groupby([table["stage"], table["resolution"]]).transform("min")
+    best = own.groupby([table["stage"], table["resolution"]]).transform("min")
     at_largest = own[table["resolution"] == max(costs)].groupby(table["stage"]).min()
-    learned = own - least + table["stage"].map(at_largest)
+    learned = own - best + table["stage"].map(at_largest)
     return learned + table["resolution"].map(costs) / searched_stages
 
 
