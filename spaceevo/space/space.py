@@ -45,6 +45,11 @@ class StageOptions:
         block = BlockChoice(self.block_type.kernels[pick], self.widths[pick], self.block_type.expands[pick])
         return (block,) * self.stage.depths[pick]
 
+    def alternating(self, start: int) -> StageChoice:
+        """The largest stage choice, but its width changes from block to block, beginning with number `start`."""
+        widths = itertools.islice(itertools.cycle(self.widths), start % len(self.widths), None)
+        return tuple(block._replace(width=width) for block, width in zip(self.extreme(-1), widths, strict=False))
+
 
 @dataclass(frozen=True)
 class Space:
@@ -97,6 +102,20 @@ class Space:
     @cached_property
     def largest(self) -> Subnet:
         return Subnet(self.hyperspace.resolutions[-1], tuple(options.extreme(-1) for options in self.options))
+
+    @cached_property
+    def alternating(self) -> tuple[Subnet, ...]:
+        """Subnets as large as any whose widths change from block to block: those have convolutions in their shortcuts.
+
+        The largest and the smallest, whose blocks of a stage are alike, have none there.
+        """
+        return tuple(
+            Subnet(
+                self.hyperspace.resolutions[-1],
+                tuple(options.alternating(start + shift * number) for number, options in enumerate(self.options)),
+            )
+            for start, shift in ((0, 0), (1, 0), (0, 1), (1, 1))
+        )
 
     def subnet(self, code: str) -> Subnet:
         """The subnet of a code or name, checked to lie in this space; else a `CodeError`."""

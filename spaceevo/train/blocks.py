@@ -176,7 +176,10 @@ def _start_exits(students: Students, teacher: Teacher, task: Task, batch_size: i
 
 @torch.no_grad()
 def _calibrate(students: Students, teacher: Teacher, task: Task, batch_size: int, calibration_batches: int) -> None:
-    """Initial grids of all students from a few batches, each seen by the largest, the smallest and a random choice."""
+    """Initial grids of all students from a few batches, each seen by the largest, the smallest and a random choice.
+
+    The first one is seen by choices too whose widths change from block to block, whose shortcuts hold convolutions.
+    """
     rng = subnet_rng(task.seed, 0)
     features = _features_of_batches(teacher, task, batch_size, calibration_batches)
     students.train()
@@ -186,6 +189,12 @@ def _calibrate(students: Students, teacher: Teacher, task: Task, batch_size: int
                 partial(_run, student, maps[students.before[stage.name]], choice)
                 for maps in features
                 for _, choice in _sandwich(student, options, 1, rng)
+            ]
+            first = features[0][students.before[stage.name]]
+            runs += [
+                partial(_run, student, first, StudentChoice(in_width, options.alternating(start)))
+                for in_width in (student.in_widths[0], student.in_widths[-1])
+                for start in (0, 1)
             ]
             calibrate(student, runs, torch.Generator().manual_seed(task.seed))
 

@@ -29,7 +29,7 @@ from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import Observer
 from spaceevo.quant.grids import WEIGHT_LEVELS
 from spaceevo.quant.quantizers import ActivationQuantizer, WeightQuantizer
-from spaceevo.space import BlockChoice, Space, Subnet
+from spaceevo.space import Space
 from spaceevo.train.supernet import calibration_runs
 
 # A converted grid may err this many times as much (in the mean square) as one fitted here: as much as two bits less.
@@ -104,9 +104,8 @@ def import_int8(
         if isinstance(module, ElasticConv)
     }
     observer = Observer(torch.Generator().manual_seed(seed))
-    space, resolution = checkpoint.space, checkpoint.space.hyperspace.resolutions[-1]
-    alternating = [_alternating(space, *shifts) for shifts in ((0, 0), (1, 0), (0, 1), (1, 1))]
-    for run in calibration_runs(supernet, split, resolution, batch_size, calibration_batches, seed, alternating):
+    resolution = checkpoint.space.hyperspace.resolutions[-1]
+    for run in calibration_runs(supernet, split, resolution, batch_size, calibration_batches, seed):
         run(observer)
     activations = {
         name: _set_activation(module, observer, learned.activations.get(name))
@@ -148,21 +147,6 @@ def _set_activation(quantizer: ActivationQuantizer, observer: Observer, ends: tu
         return REPLACED
     quantizer.set_range(*covered)
     return CONVERTED
-
-
-def _alternating(space: Space, start: int, shift: int) -> Subnet:
-    """The largest subnet, but widths change from block to block, so that shortcuts are convolutions."""
-    stages = []
-    for number, (options, choice) in enumerate(zip(space.options, space.largest.stages, strict=True)):
-        first = start + shift * number
-        widths = [options.widths[(first + i) % len(options.widths)] for i in range(len(choice))]
-        stages.append(
-            tuple(
-                BlockChoice(block.kernel_size, width, block.expand_ratio)
-                for block, width in zip(choice, widths, strict=True)
-            )
-        )
-    return Subnet(space.largest.resolution, tuple(stages))
 
 
 def open_pictures(path: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Split:

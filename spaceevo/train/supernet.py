@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -65,7 +65,7 @@ def train_int8(
 
 @torch.no_grad()
 def calibrate_supernet(supernet: Supernet, task: Task, batch_size: int, calibration_batches: int) -> None:
-    """Initial grids from `calibration_batches` batches, each seen by the largest, the smallest and a random subnet."""
+    """Initial grids from `calibration_batches` batches, each seen by several subnets (`calibration_runs`)."""
     runs = calibration_runs(supernet, task.split, task.resolution, batch_size, calibration_batches, task.seed)
     calibrate(supernet, runs, torch.Generator().manual_seed(task.seed))
 
@@ -77,11 +77,11 @@ def calibration_runs(
     batch_size: int,
     calibration_batches: int,
     seed: int,
-    more: Sequence[Subnet] = (),
 ) -> list[Callable[[Precision], object]]:
-    """Runs of the largest, the smallest and a random subnet on each of a few batches, and of `more` on the first one.
+    """Runs of the largest, the smallest and a random subnet on each of a few batches; together they use every grid.
 
-    Puts `supernet` in train mode.
+    On the first batch subnets run too whose widths change from block to block: the shortcuts of the others hold no
+    convolution but where a stage begins. Puts `supernet` in train mode.
     """
     space = supernet.space
     rng = subnet_rng(seed, 0)
@@ -91,7 +91,12 @@ def calibration_runs(
     runs: list[Callable[[Precision], object]] = []
     for number, (x, _) in zip(range(calibration_batches), stream, strict=False):
         x = x.to(device)
-        for subnet in (space.largest, space.smallest, sample_subnet(space, rng), *(more if number == 0 else ())):
+        for subnet in (
+            space.largest,
+            space.smallest,
+            sample_subnet(space, rng),
+            *(() if number else space.alternating),
+        ):
             runs.append(partial(supernet, x, subnet))
     return runs
 

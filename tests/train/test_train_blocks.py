@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -16,10 +17,11 @@ from spaceevo.errors import TrainingError
 from spaceevo.nn.plain import initialise
 from spaceevo.nn.student import least_squares
 from spaceevo.nn.teacher import SubnetTeacher
-from spaceevo.quant.quantizers import fp32, int8
+from spaceevo.quant.calibrate import Observer
+from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
 from spaceevo.search import block_losses
 from spaceevo.search.block_losses import measure_block_losses, resolution_costs
-from spaceevo.space import Space, parse_stage
+from spaceevo.space import Space, parse_stage, sample_stage
 from spaceevo.train import blocks as distillation
 from spaceevo.train.blocks import Students, distill, student_key, teacher_features
 from spaceevo.train.loop import Task, finish, train
@@ -189,6 +191,24 @@ def test_a_killed_distillation_ends_with_the_same_weights(teacher, task, monkeyp
     assert list(task.checkpoint.parent.glob("blocks*"))
     run(resumed, teacher, task)
     assert same(whole, resumed) and not same(whole, killed)
+
+
+@torch.no_grad()
+def test_calibration_sets_every_grid_that_a_choice_uses(teacher, task):
+    students = made_students(teacher)
+    grids = {module: name for name, module in students.named_modules() if isinstance(module, ActivationQuantizer)}
+    for quantizer in grids:
+        quantizer.log_scale.fill_(7.0)
+    distillation._calibrate(students, teacher, task, 16, 1)
+    used = Observer(torch.Generator().manual_seed(0))
+    features = teacher_features(teacher, materialise(task.split, 12)[0][:8])
+    rng = np.random.default_rng(0)
+    for stage in students.stages:
+        for _, student, options in students.of_stage(stage):
+            for _ in range(30):
+                in_width = int(rng.choice(student.in_widths))
+                student(features[students.before[stage.name]], in_width, sample_stage(options, rng), used)
+    assert [grids[quantizer] for quantizer in used.samples if quantizer.log_scale == 7.0] == []
 
 
 def test_a_loss_that_is_not_finite_names_the_student(teacher, task, monkeypatch):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -14,14 +15,16 @@ from spaceevo.data.loader import materialise
 from spaceevo.errors import TrainingError
 from spaceevo.nn.plain import initialise
 from spaceevo.nn.supernet import Supernet
+from spaceevo.quant.calibrate import Observer
 from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
 from spaceevo.search.evaluator import SubnetEvaluator
-from spaceevo.space import Space
+from spaceevo.space import Space, load_hyperspace, sample_subnet
 from spaceevo.train import supernet as training
 from spaceevo.train.loop import Task, finish
 from spaceevo.train.supernet import calibrate_supernet, train_fp32, train_int8
 
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.01, weight_decay=0.01)  # 16 steps
+UNSET = 7.0  # no log(scale)
 SANDWICH = Sandwich(random_subnets=2, largest_alone=0.5, label_smoothing=0.1)
 
 
@@ -117,7 +120,7 @@ def test_the_second_phase_takes_whole_sandwiches_in_int8(task):
     run_fp32(supernet, task.phase("fp32"))
     passes = watch(supernet)
     run_int8(supernet, task.phase("int8"))
-    calibration, steps = passes[: 2 * 3], passes[2 * 3 :]
+    calibration, steps = passes[: 2 * 3 + 4], passes[2 * 3 + 4 :]
     assert [one.subnet for one in calibration[:2]] == [supernet.space.largest, supernet.space.smallest]
     assert all(one.precision not in (fp32, int8) for one in calibration)
     assert len(steps) == 16 * 4 and {one.precision for one in steps} == {int8}
@@ -214,6 +217,25 @@ def test_calibration_leaves_weights_alone_and_depends_on_the_seed(task):
     assert all(torch.equal(parameters[name], weight) for name, weight in weights.items())
     quantizers = [module for module in first.modules() if isinstance(module, ActivationQuantizer)]
     assert len({float(quantizer.log_scale.detach()) for quantizer in quantizers}) > len(quantizers) / 2
+
+
+@pytest.mark.parametrize("block_type", range(10))
+@torch.no_grad()
+def test_calibration_sets_every_grid_that_a_subnet_uses(task, block_type):
+    space = Space(load_hyperspace("tiny"), (block_type,) * 4, (1, 1, 1, 1))
+    supernet = Supernet(space, 4, GRID)
+    initialise(supernet, torch.Generator().manual_seed(0))
+    grids = {module: name for name, module in supernet.named_modules() if isinstance(module, ActivationQuantizer)}
+    for quantizer in grids:
+        quantizer.log_scale.fill_(UNSET)
+    calibrate_supernet(supernet, task, 16, 1)
+    used = Observer(torch.Generator().manual_seed(0))
+    x, _ = materialise(task.split, 12)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        supernet(x[:4], sample_subnet(space, rng), used)
+    assert len(used.samples) > 20
+    assert [grids[quantizer] for quantizer in used.samples if quantizer.log_scale == UNSET] == []
 
 
 def test_a_divergence_names_the_subnet(task, monkeypatch):
