@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from spaceevo.data.pictures import Pictures
+from spaceevo.nn.layout import images_on
 from spaceevo.nn.network import stage_plan
 from spaceevo.nn.plan import plan_cost
 from spaceevo.nn.student import StageStudent, least_squares
@@ -127,7 +128,7 @@ def _pooled(teacher: Teacher, pictures: Pictures, resolution: int) -> Tensor:
     """The teacher's last features before its head, mean over the map; [N, C, 1, 1]."""
     device = next(teacher.parameters()).device
     *_, last = teacher.widths
-    maps = (teacher_features(teacher, batch.to(device))[last] for batch in pictures.batches(resolution))
+    maps = (teacher_features(teacher, images_on(batch, device))[last] for batch in pictures.batches(resolution))
     return torch.cat([batch.mean((2, 3), keepdim=True) for batch in maps])
 
 
@@ -188,7 +189,9 @@ def _features(students: Students, teacher: Teacher, pictures: Pictures, resoluti
     """The teacher's maps that the students read or are compared with, of each batch, on its device."""
     device = next(teacher.parameters()).device
     needed = {name for stage in students.stages for name in (students.before[stage.name], stage.name)}
-    features = (teacher_features(teacher, batch.to(device), students.last) for batch in pictures.batches(resolution))
+    features = (
+        teacher_features(teacher, images_on(batch, device), students.last) for batch in pictures.batches(resolution)
+    )
     return [{name: maps[name] for name in needed} for maps in features]
 
 

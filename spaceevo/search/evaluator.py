@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spaceevo.data.pictures import Pictures
+from spaceevo.nn.layout import images_on
 from spaceevo.nn.plain import Network
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.quantizers import Precision, int8
@@ -47,7 +48,7 @@ class SubnetEvaluator:
     def recalibrated(self, network: Network, precision: Precision = int8) -> Network:
         """The same of a network from elsewhere, which is changed."""
         network = network.to(self.device)
-        batches = (batch.to(self.device) for batch in self._train.batches(network.subnet.resolution))
+        batches = (images_on(batch, self.device) for batch in self._train.batches(network.subnet.resolution))
         recalibrate(network, partial(network, precision=precision), batches)
         return network
 

@@ -16,6 +16,7 @@ from spaceevo.artifacts import Record
 from spaceevo.config import BlocksParams
 from spaceevo.data.loader import batches
 from spaceevo.data.transforms import resize
+from spaceevo.nn.layout import images_on
 from spaceevo.nn.student import StageStudent
 from spaceevo.nn.teacher import Teacher, Teachers
 from spaceevo.quant.calibrate import calibrate
@@ -204,7 +205,7 @@ def _features_of_batches(teacher: Teacher, task: Task, batch_size: int, number: 
         task.split, batch_size=batch_size, resolution=task.resolution, seed=task.seed, epoch=0, shuffle=True
     )
     device = next(teacher.parameters()).device
-    return [teacher_features(teacher, x.to(device)) for (x, _), _ in zip(stream, range(number), strict=False)]
+    return [teacher_features(teacher, images_on(x, device)) for (x, _), _ in zip(stream, range(number), strict=False)]
 
 
 def _run(student: StageStudent, x: Tensor, choice: StudentChoice, precision: Precision) -> Tensor:

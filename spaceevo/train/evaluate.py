@@ -8,6 +8,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from spaceevo.nn.layout import images_on
 from spaceevo.quant.quantizers import Precision
 
 EVALUATION_BATCH = 250
@@ -43,7 +44,7 @@ def recalibrate(module: nn.Module, run: Callable[[Tensor], object], batches: Ite
 def logits_of(network: nn.Module, batches: Iterable[Tensor], precision: Precision) -> Tensor:
     """Logits [N, classes], on the CPU, of a network in eval mode on batches of images, computed on its device."""
     device = next(network.parameters()).device
-    return torch.cat([network(batch.to(device), precision) for batch in batches]).cpu()
+    return torch.cat([network(images_on(batch, device), precision) for batch in batches]).cpu()
 
 
 def logits(network: nn.Module, x: Tensor, precision: Precision) -> Tensor:

@@ -17,6 +17,7 @@ from spaceevo.artifacts import Record
 from spaceevo.config import Recipe, Sandwich
 from spaceevo.data.loader import batches, steps_per_epoch
 from spaceevo.data.splits import Split
+from spaceevo.nn.layout import images_on
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8
@@ -42,7 +43,7 @@ def train_fp32(
     """
     steps = recipe.epochs * steps_per_epoch(task.split, recipe.batch_size, drop_last=True)
     alone = round(sandwich.largest_alone * steps)
-    objective = _objective(supernet, sandwich, task, fp32, alone, accelerator, sampler)
+    objective = sandwich_objective(supernet, sandwich, fp32, task.seed, alone, _share(accelerator), sampler)
     train(supernet, objective, recipe, task, record, accelerator)
 
 
@@ -59,7 +60,7 @@ def train_int8(
     """LSQ+ phase: grids initialised on a few batches of several subnets, then trained with the weights, in place."""
     supernet.to(accelerator.device)
     calibrate_supernet(supernet, task, recipe.batch_size, calibration_batches)
-    objective = _objective(supernet, sandwich, task, int8, 0, accelerator, sampler)
+    objective = sandwich_objective(supernet, sandwich, int8, task.seed, 0, _share(accelerator), sampler)
     train(supernet, objective, recipe, task, record, accelerator)
 
 
@@ -90,7 +91,7 @@ def calibration_runs(
     device = next(supernet.parameters()).device
     runs: list[Callable[[Precision], object]] = []
     for number, (x, _) in zip(range(calibration_batches), stream, strict=False):
-        x = x.to(device)
+        x = images_on(x, device)
         for subnet in (
             space.largest,
             space.smallest,
@@ -101,28 +102,31 @@ def calibration_runs(
     return runs
 
 
-def _objective(
+def sandwich_objective(
     supernet: Supernet,
     sandwich: Sandwich,
-    task: Task,
     precision: Precision,
-    steps_alone: int,
-    accelerator: Accelerator,
-    sampler: Sampler | None,
+    seed: int,
+    steps_alone: int = 0,
+    share: tuple[int, int] = (0, 1),
+    sampler: Sampler | None = None,
 ) -> Objective:
+    """The largest subnet on labels; the smallest and random ones on its classes, after `steps_alone` steps.
+
+    Args:
+        share: (i, n): this is process i of n, which share each batch.
+        sampler: of the random subnets; any subnet of the space where it is absent.
+    """
     space = supernet.space
     sample, divergence = sampler or uniform(space), DIVERGENCES[sandwich.divergence]
-    share = accelerator.process_index, accelerator.num_processes
 
     def objective(step: int, x: Tensor, y: Tensor) -> Iterator[Part]:
-        rng = subnet_rng(task.seed, step)
+        rng = subnet_rng(seed, step)
         target: Future[Tensor] = Future()
 
         def of_largest() -> Tensor:
             try:
-                logits = supernet(
-                    x, space.largest, precision, dropout=_dropout(sandwich.dropout, task.seed, step, share)
-                )
+                logits = supernet(x, space.largest, precision, dropout=_dropout(sandwich.dropout, seed, step, share))
             except BaseException as error:
                 target.set_exception(error)
                 raise
@@ -138,6 +142,10 @@ def _objective(
             yield Part(student.code, supernet, partial(of_student, student))
 
     return objective
+
+
+def _share(accelerator: Accelerator) -> tuple[int, int]:
+    return accelerator.process_index, accelerator.num_processes
 
 
 def _students(

@@ -13,6 +13,7 @@ from spaceevo.config import Recipe
 from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import Split
 from spaceevo.data.transforms import resize
+from spaceevo.nn.layout import images_on
 from spaceevo.nn.teacher import Teacher, Teachers, sharing_weights
 from spaceevo.train.evaluate import RECALIBRATION_BATCH, recalibrate
 from spaceevo.train.loop import Part, Task, subnet_rng, train
@@ -46,5 +47,5 @@ def teachers_at(teacher: Teacher, resolutions: Sequence[int], split: Split, imag
     device = next(teacher.parameters()).device
     teachers = {resolution: sharing_weights(teacher) for resolution in resolutions}
     for resolution, own in teachers.items():
-        recalibrate(own, own, (batch.to(device) for batch in pictures.batches(resolution)))
+        recalibrate(own, own, (images_on(batch, device) for batch in pictures.batches(resolution)))
     return teachers
