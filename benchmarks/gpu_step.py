@@ -1,0 +1,255 @@
+"""Training steps on a GPU: pictures per second of the supernet and of block distillation, and hours on ImageNet.
+
+A supernet step is that of training: the largest subnet on labels, the smallest and random ones on its logits, then
+AdamW. A distillation step trains every block type of every stage on one pass of the teacher. Both on pictures of 224
+pixels that are on the GPU already. A few steps with other random subnets take turns, each once before any is timed:
+cuDNN looks for a kernel when it meets a shape for the first time, which long trainings forget.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from common import Check, print_checks, print_table, write_result
+from torch import Tensor, nn
+
+from spaceevo.config import Params
+from spaceevo.nn.plain import initialise
+from spaceevo.nn.supernet import Supernet
+from spaceevo.nn.teacher import build_teacher
+from spaceevo.quant.calibrate import calibrate
+from spaceevo.quant.grids import image_grid
+from spaceevo.quant.quantizers import Precision, fp32, int8
+from spaceevo.scripting import run
+from spaceevo.space import load_hyperspace, parse_space
+from spaceevo.train.blocks import Students, students_parts
+from spaceevo.train.loop import Part, subnet_rng
+from spaceevo.train.supernet import sandwich_objective
+from spaceevo.workflow.plan import PAPER_GPU_HOURS, merged_params
+
+CLASSES = 1000
+TRAIN_IMAGES = 1_281_167  # of ImageNet-1k
+GRID = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+RESOLUTION = 224  # pixels
+DISTINCT = 2  # steps that take turns
+ENOUGH_S = 20.0  # of one case: a slow one has fewer steps, at least its first
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed: which step, in which precision, memory format and arithmetic."""
+
+    step: str
+    precision: str
+    channels_last: bool = False
+    bf16: bool = False
+
+    @property
+    def name(self) -> str:
+        return ("bf16" if self.bf16 else self.precision) + (", channels last" if self.channels_last else "")
+
+
+CASES = (
+    Case("supernet", "fp32"),
+    Case("supernet", "fp32", bf16=True),
+    Case("supernet", "int8"),
+    Case("blocks", "fp32"),
+    Case("blocks", "fp32", bf16=True),
+    Case("blocks", "int8"),
+    Case("supernet", "fp32", channels_last=True),
+    Case("supernet", "fp32", channels_last=True, bf16=True),
+)
+
+
+RATIOS = (  # of images per second
+    ("supernet", "fp32", "fp32, channels last"),
+    ("supernet", "bf16", "fp32"),
+    ("supernet", "bf16", "bf16, channels last"),
+    ("supernet", "int8", "fp32"),
+    ("blocks", "bf16", "fp32"),
+    ("blocks", "int8", "fp32"),
+)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Milliseconds of each step, by the GPU's clock, and the most memory that tensors took, GiB; None: too much."""
+
+    case: Case
+    batch_size: int
+    step_ms: list[float]
+    memory_gib: float | None
+
+    @property
+    def images_per_s(self) -> float:
+        """By the median step; 0 where memory ran out."""
+        ordered = sorted(self.step_ms)
+        return 1000 * self.batch_size / ordered[len(ordered) // 2] if ordered else 0.0
+
+
+def main(
+    params: Path = Path("params/imagenet.yaml"),
+    space: str = "spaceevo@pixel4",
+    batch_size: int = 128,
+    blocks_batch_size: int = 256,
+    steps: int = 6,
+    seed: int = 0,
+) -> None:
+    """Time every case on one GPU, and project the GPU hours of `params`."""
+    if not torch.cuda.is_available():
+        raise SystemExit("torch sees no GPU here: run this on a machine that has one.")
+    chosen = merged_params([params])
+    makers = {"supernet": partial(supernet_step, chosen, space), "blocks": partial(blocks_step, chosen)}
+    timed = []
+    for case in CASES:
+        size = {"supernet": batch_size, "blocks": blocks_batch_size}[case.step]
+        timed.append(time_case(case, makers[case.step], size, steps, seed))
+        print(f"{case.step}, {case.name}: {timed[-1].images_per_s:.0f} images/s", flush=True)
+    report(chosen, space, timed)
+
+
+def report(params: Params, space: str, timed: list[Timed]) -> None:
+    """Print and write the table, the projection and the checks."""
+    gpu = torch.cuda.get_device_name()
+    print_table(
+        f"Steps on one {gpu}, torch {torch.__version__}",
+        ("step", "case", "batch", "images/s", "ms", "memory, GiB"),
+        [
+            (
+                t.case.step,
+                t.case.name,
+                str(t.batch_size),
+                f"{t.images_per_s:.0f}",
+                f"{1000 * t.batch_size / t.images_per_s:.0f}" if t.step_ms else "out of memory",
+                f"{t.memory_gib:.1f}" if t.memory_gib is not None else "",
+            )
+            for t in timed
+        ],
+    )
+    speed = {(t.case.step, t.case.name): t.images_per_s for t in timed}
+    best = {
+        (step, precision): max(t.images_per_s for t in timed if (t.case.step, t.case.precision) == (step, precision))
+        for step in ("supernet", "blocks")
+        for precision in ("fp32", "int8")
+    }
+    images = TRAIN_IMAGES * (1 - params.dataset.val_fraction)
+    recipes = {"supernet": params.supernet, "blocks": params.blocks}
+    hours = {
+        f"{step} {precision}": getattr(recipes[step], precision).epochs * images / best[step, precision] / 3600
+        for step, precision in best
+    }
+    print_table("GPU hours on ImageNet", ("phase", "hours"), [(name, f"{found:.1f}") for name, found in hours.items()])
+    search_hours = hours["blocks fp32"] + hours["blocks int8"]
+    gains = {
+        f"{of}: {first} over {second}": speed[of, first] / speed[of, second]
+        for of, first, second in RATIOS
+        if speed[of, second]
+    }
+    print_table("Images per second", ("ratio", ""), [(name, f"{ratio:.2f}") for name, ratio in gains.items()])
+    checks = [
+        Check(
+            f"blocks distilled in at most the paper's {PAPER_GPU_HOURS:g} GPU hours",
+            f"{search_hours:.1f}",
+            search_hours <= PAPER_GPU_HOURS,
+        )
+    ]
+    print_checks(checks)
+    content = {
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "space": space,
+        "cases": [asdict(t) | {"name": t.case.name, "images_per_s": t.images_per_s} for t in timed],
+        "gpu_hours": hours,
+        "ratios": gains,
+    }
+    write_result("gpu_step", content, checks)
+
+
+Step = Callable[[int], Iterable[Part]]
+
+
+def time_case(
+    case: Case,
+    maker: Callable[[Precision, Tensor, Tensor, int], tuple[nn.Module, Step]],
+    batch_size: int,
+    steps: int,
+    seed: int,
+) -> Timed:
+    """Time the steps of one case, in a network of its own."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(batch_size, 3, RESOLUTION, RESOLUTION, generator=generator).cuda()
+    images = images.contiguous(memory_format=torch.channels_last if case.channels_last else torch.contiguous_format)
+    labels = torch.randint(CLASSES, (batch_size,), generator=generator).cuda()
+    try:
+        module, parts = maker(int8 if case.precision == "int8" else fp32, images, labels, seed)
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
+        found: list[float] = []
+        while len(found) < DISTINCT + steps and sum(found) < 1000 * ENOUGH_S:
+            found.append(_timed_step(case, parts, optimizer, len(found) % DISTINCT))
+    except torch.OutOfMemoryError:
+        return Timed(case, batch_size, [], None)
+    return Timed(case, batch_size, found[min(DISTINCT, len(found) - 1) :], torch.cuda.max_memory_allocated() / 2**30)
+
+
+def _timed_step(case: Case, parts: Step, optimizer: torch.optim.Optimizer, number: int) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    begin.record()
+    optimizer.zero_grad(set_to_none=True)
+    for part in parts(number):
+        with torch.autocast("cuda", torch.bfloat16, enabled=case.bf16):
+            loss = part.loss()
+        torch.autograd.backward(loss)
+    optimizer.step()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end))
+
+
+def supernet_step(
+    params: Params, space_code: str, precision: Precision, images: Tensor, labels: Tensor, seed: int
+) -> tuple[nn.Module, Step]:
+    """A supernet on the GPU, and the parts of its steps."""
+    space = parse_space(space_code)
+    supernet = Supernet(space, CLASSES, image_grid(*GRID))
+    initialise(supernet, torch.Generator().manual_seed(seed))
+    supernet.cuda().train()
+    if precision is int8:
+        few = images[:8]
+        runs = [partial(supernet, few, subnet) for subnet in (space.largest, space.smallest)]
+        calibrate(supernet, runs, torch.Generator().manual_seed(seed))
+    objective = sandwich_objective(supernet, params.supernet.sandwich, precision, seed)
+    return supernet, lambda number: objective(number, images, labels)
+
+
+def blocks_step(
+    params: Params, precision: Precision, images: Tensor, labels: Tensor, seed: int
+) -> tuple[nn.Module, Step]:
+    """Students of all stages and block types on the GPU, and the parts of their steps."""
+    hyperspace = load_hyperspace(params.hyperspace)
+    teacher = build_teacher(params.teacher.model, hyperspace, CLASSES, image_grid(*GRID))
+    initialise(teacher, torch.Generator().manual_seed(seed))
+    teacher.cuda().eval().requires_grad_(False)
+    stages, types = [stage.name for stage in hyperspace.searched_stages], range(len(hyperspace.block_types))
+    students = Students(hyperspace, teacher, stages, types)
+    initialise(students, torch.Generator().manual_seed(seed))
+    students.cuda().train()
+
+    def parts(number: int) -> Iterable[Part]:
+        return students_parts(
+            students, teacher, images, params.blocks.random_choices, subnet_rng(seed, number), precision
+        )
+
+    return students, parts
+
+
+if __name__ == "__main__":
+    run(main)
