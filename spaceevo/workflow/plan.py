@@ -25,7 +25,9 @@ from spaceevo.workflow.work import JOB, SCRIPT_OF, UNITS, Setting, count_images,
 
 HOUR_S = 3600.0
 PAPER_GPU_HOURS = 25.0  # of the search for one device's space, as the paper states
-GPU_RATE = 1.5  # 10^12 MACs per second of one GPU, a fifth of the FP32 peak of the V100s of the paper's time
+# 10^12 MACs per second of one GPU, a fifth of the FP32 peak of the V100s of the paper's time; an H200 came to 1.1 to 1.2
+# while it met shapes for the first time (benchmarks/gpu_step.py).
+GPU_RATE = 1.5
 
 # Core-seconds per unit of work, measured with params.yaml as committed on one core of a shared server CPU.
 ASSUMED_CPU_S = {
@@ -134,8 +136,9 @@ def plan_costs(jobs: Sequence[PlannedJob], params: Params, gpu_rate: float = GPU
     )
     assumptions = (
         f"{images:,} pictures to train on ({origin}).",
-        f"GPU hours: {gpu_rate:g}·10^12 MACs a second of each GPU, assumed; a training step is three passes forward, "
-        "one with simulated INT8 is two in FP32.",
+        f"GPU hours: {gpu_rate:g}·10^12 MACs a second of each GPU, assumed of pictures of some 200 pixels: small ones "
+        "leave a GPU waiting and take longer. A training step is three passes forward, one with simulated INT8 is two "
+        "in FP32.",
         "Spaces that are yet to be designed: the mean of random ones. Starting a job's process is not counted; what is "
         "recorded is taken to have run on CPUs.",
     )
