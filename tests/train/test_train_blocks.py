@@ -240,6 +240,23 @@ def test_block_losses_cover_every_window_width_and_resolution(teacher, task):
 
 
 @torch.no_grad()
+def test_block_types_and_resolutions_are_compared_by_the_same_draws(teacher, task):
+    """Kernels, widths and expand ratios by their place among those of the type; types 1 and 2 have as many of each."""
+    students = made_students(teacher)
+    x, _ = materialise(task.split, 12)
+    table = measure_block_losses(students, teachers_of(teacher), x[:16], x[:16], samples=4, seed=0)
+    places = []
+    for row in table.itertuples():
+        expands = HYPERSPACE.block_types[row.block_type].expands
+        choice = parse_stage(row.choice)
+        places.append(str([(block.kernel_size, block.width, expands.index(block.expand_ratio)) for block in choice]))
+    keys = ["stage", "window", "in_width"]
+    drawn = table.assign(places=places).groupby([*keys, "block_type", "resolution"])["places"].agg(tuple)
+    assert all(group.nunique() == 1 for _, group in drawn.loc[:, :, :, [1, 2]].groupby(keys))
+    assert drawn.nunique() > 1
+
+
+@torch.no_grad()
 def test_losses_of_a_lossless_stage_add_up_to_what_the_resolution_costs(teacher, task, monkeypatch):
     """Where students answer as the teacher's stage does, nothing else is left."""
     students = made_students(teacher, types=(0,))
