@@ -19,6 +19,7 @@ from common import Check, print_checks, print_table, write_result
 from torch import Tensor, nn
 
 from spaceevo.config import Params
+from spaceevo.errors import SpaceEvoError
 from spaceevo.nn.plain import initialise
 from spaceevo.nn.supernet import Supernet
 from spaceevo.nn.teacher import build_teacher
@@ -38,6 +39,8 @@ GRID = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 RESOLUTION = 224  # pixels
 DISTINCT = 2  # steps that take turns
 ENOUGH_S = 20.0  # of one case: a slow one has fewer steps, at least its first
+
+Step = Callable[[int], Iterable[Part]]  # the parts of a step, by its number
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def main(
 ) -> None:
     """Time every case on one GPU, and project the GPU hours of `params`."""
     if not torch.cuda.is_available():
-        raise SystemExit("torch sees no GPU here: run this on a machine that has one.")
+        raise SpaceEvoError("torch sees no GPU here: run this on a machine that has one.")
     chosen = merged_params([params])
     makers = {"supernet": partial(supernet_step, chosen, space), "blocks": partial(blocks_step, chosen)}
     timed = []
@@ -168,9 +171,6 @@ def report(params: Params, space: str, timed: list[Timed]) -> None:
         "ratios": gains,
     }
     write_result("gpu_step", content, checks)
-
-
-Step = Callable[[int], Iterable[Part]]
 
 
 def time_case(
