@@ -11,7 +11,7 @@ import numpy as np
 from common import Check, print_checks, print_table, write_result
 
 from spaceevo.errors import SpaceEvoError
-from spaceevo.report.comparison import Contender, read_comparison
+from spaceevo.report.comparison import Contender, Floats, read_comparison
 from spaceevo.report.results import SEQNETS
 from spaceevo.scripting import run
 
@@ -46,11 +46,16 @@ def main(results: Path = Path("results"), device: str = "cpu") -> None:
         "seeds": {contender.space.code: len(contender.runs) for contender in contenders},
         "blocks": {contender.space.code: contender.name for contender in contenders},
         "median_error_of_random_subnets": {
-            contender.space.code: [float(np.median(contender.errors(k))) for k in range(len(SEQNETS))]
+            contender.space.code: [_median(contender.errors(k)) for k in range(len(SEQNETS))]
             for contender in contenders
         },
     }
     write_result("spaces", content, checks)
+
+
+def _median(errors: Floats) -> float | None:
+    """None where the space has no subnet about as slow as the budget, which JSON has no number for."""
+    return float(np.median(errors)) if len(errors) else None
 
 
 def _cells(contender: Contender) -> list[str]:

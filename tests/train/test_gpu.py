@@ -137,8 +137,10 @@ def test_a_killed_run_ends_with_the_same_weights(task, monkeypatch, tmp_path):
         train_fp32(resumed, SANDWICH, RECIPE, task, Record({}), Accelerator())
     handle.remove()
     assert task.checkpoint.is_file()
-    again = made_supernet()
+    again, before = made_supernet(), len(seen)
+    again.register_forward_pre_hook(lambda module, args: seen.append(args))
     train_fp32(again, SANDWICH, RECIPE, task, Record({}), Accelerator())
+    assert 0 < len(seen) - before < 2 + 6 * 4  # passes of a whole run
     state = whole.state_dict()
     for name, tensor in again.state_dict().items():
         assert torch.allclose(tensor, state[name], rtol=1e-3, atol=1e-5), name
