@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaceevo.nn.blocks import block_plan
+from spaceevo.nn.convolution import conv2d
 from spaceevo.nn.execute import execute
 from spaceevo.nn.plain import PlainBlock, PlainStage, plain_stage
 from spaceevo.nn.plan import Conv, Linear, Plan
@@ -60,7 +61,7 @@ class ElasticConv(nn.Module):
         weight = precision(self.quantizer, weight)
         if isinstance(op, Linear):
             return F.linear(x, weight, bias)
-        return F.conv2d(x, weight, bias, op.stride, op.kernel_size // 2, groups=op.groups)
+        return conv2d(x, weight, bias, op.stride, op.groups)
 
 
 class ElasticNorm(nn.Module):

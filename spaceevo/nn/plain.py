@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spaceevo.data.transforms import resize
 from spaceevo.nn.blocks import block_plan
+from spaceevo.nn.convolution import conv2d
 from spaceevo.nn.execute import execute
 from spaceevo.nn.network import IMAGE_CHANNELS, head_choices
 from spaceevo.nn.plan import Conv, Linear, Plan
@@ -56,7 +57,7 @@ class PlainBlock(nn.Module):
     def convolve(self, op: Conv, x: Tensor, precision: Precision) -> Tensor:
         conv = cast(nn.Conv2d, self.convs[op.weight])
         weight = precision(self.weight_quantizers[op.weight], conv.weight)
-        y = nn.functional.conv2d(x, weight, conv.bias, conv.stride, conv.padding, groups=conv.groups)
+        y = conv2d(x, weight, conv.bias, op.stride, op.groups)
         return cast(Tensor, self.norms[op.norm](y)) if op.norm else y
 
     def linear(self, op: Linear, x: Tensor, precision: Precision) -> Tensor:

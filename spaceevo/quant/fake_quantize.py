@@ -1,36 +1,63 @@
-"""Fake quantization with LSQ+ gradients, in a few passes over memory.
+"""Fake quantization with LSQ+ gradients.
 
 Same values as torch's `_fake_quantize_learnable_per_tensor_affine` and the same gradients, in less time on CPUs
-(benchmarks/fake_quantize.py). There a tensor is worked on in pieces that stay in the cache, so that several simple
-passes cost one trip to memory, and what is of a whole grid is a number, which costs no operation.
+(benchmarks/fake_quantize.py): there `loops` goes through memory once. On GPUs, and for grids of other shapes, it is
+made of torch's operations, none of which waits for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import math
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-PIECE = 1 << 17  # float32 values per thread: half a megabyte, of which three fit in the second-level cache
-
-
-class _Grid(NamedTuple):
-    """Scale, its reciprocal and the rounded zero point: float32 numbers for one grid on the CPU, else tensors."""
-
-    scale: Any
-    inverse: Any
-    zero_point: Any
-
-    @staticmethod
-    def of(scale: Tensor, zero_point: Tensor) -> _Grid:
-        grid = _Grid(scale, scale.reciprocal(), zero_point.round())
-        return _Grid(*(value.item() for value in grid)) if _is_number(scale) else grid
+from spaceevo.quant.loops import Floats, gradients_of_rows, round_rows
 
 
 class _FakeQuantize(torch.autograd.Function):
+    """By operations of torch: any device, any shape of the grids."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        low: int,
+        high: int,
+        gradient_scale: float,
+        rectified: bool,
+    ) -> Tensor:
+        zero = zero_point.round()
+        y = (x * scale.reciprocal()).round_().clamp_(low - zero, high - zero).mul_(scale)
+        ctx.save_for_backward(x, y, scale, zero_point)
+        ctx.bounds, ctx.gradient_scale, ctx.rectified = (low, high), gradient_scale, rectified
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, y, scale, zero_point = ctx.saved_tensors
+        (grad,) = grads
+        # dy/dscale is (y − x) / scale inside the range and y / scale outside; dy/dz is 0 inside and −scale outside.
+        _, of_scale, of_zero_point, *_ = ctx.needs_input_grad
+        zero, (low, high) = zero_point.round(), ctx.bounds
+        above = x > 0 if ctx.rectified else x >= (low - zero - 0.5) * scale
+        inside = above.logical_and_(x <= (high - zero + 0.5) * scale)
+        grad_x = torch.where(inside, grad, torch.zeros((), device=x.device, dtype=x.dtype))
+        grad_scale = grad_zero_point = None
+        if of_scale:
+            grad_scale = (grad * y - grad_x * x).sum_to_size(scale.shape) / scale * ctx.gradient_scale
+        if of_zero_point:
+            grad_zero_point = (grad_x - grad).sum() * scale * ctx.gradient_scale
+        return grad_x, grad_scale, grad_zero_point, *(None,) * 4
+
+
+class _FakeQuantizeRows(torch.autograd.Function):
+    """By compiled loops: float32 on CPUs, with one grid, or one for each index of the first dimension."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -44,72 +71,32 @@ class _FakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         x = x if _is_dense(x) else x.contiguous()
         y = torch.empty_like(x)
-        grid = _Grid.of(scale, zero_point)
-        for part, out in _pieces(scale, x, y):
-            torch.mul(part, grid.inverse, out=out)
-            out.round_().clamp_(low - grid.zero_point, high - grid.zero_point).mul_(grid.scale)
-        ctx.save_for_backward(x, y, scale, zero_point)
-        ctx.bounds, ctx.gradient_scale, ctx.rectified = (low, high), gradient_scale, rectified
+        scales, zero = _flat(scale), float(zero_point.round())
+        if math.isnan(zero):  # which no comparison in a loop would find
+            scales = np.full_like(scales, zero)
+        round_rows(_flat(x), scales, np.float32(1) / scales, low - zero, high - zero, _flat(y))
+        ctx.save_for_backward(x, y, scale)
+        ctx.bounds, ctx.gradient_scale, ctx.rectified = (low - zero, high - zero), gradient_scale, rectified
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, y, scale, zero_point = ctx.saved_tensors
-        (grad,) = grads
-        grad = _laid_out_as(grad, x)
+        x, y, scale = ctx.saved_tensors
+        grad = _laid_out_as(grads[0], x)
         grad_x = torch.empty_like(x)
-        # dy/dscale is (y − x) / scale inside the range and y / scale outside; dy/dz is 0 inside and −scale outside.
-        _, of_scale, of_zero_point, *_ = ctx.needs_input_grad
-        grid = _Grid.of(scale, zero_point)
-        low, high = ctx.bounds
-        inside = _inside_of(grid, low, high, ctx.rectified)
-        grad_scale: Any = 0
-        grad_zero_point: Any = 0
-        for x_part, y_part, g_part, out in _pieces(scale, x, y, grad, grad_x):
-            inside.gradient(g_part, x_part, out)
-            if of_scale:
-                grad_scale += _sum_product(g_part, y_part, scale) - _sum_product(out, x_part, scale)
-            if of_zero_point:
-                grad_zero_point += out.sum() - g_part.sum()
-        return (
-            grad_x,
-            grad_scale * grid.inverse * ctx.gradient_scale if of_scale else None,
-            grad_zero_point * grid.scale * ctx.gradient_scale if of_zero_point else None,
-            *(None,) * 4,
-        )
-
-
-class _InsideNumbers:
-    """The values from `lowest` (above it if rectified) to `highest`, where gradients pass; one grid on the CPU."""
-
-    def __init__(self, lowest: float, highest: float, rectified: bool) -> None:
-        # The open interval that holds just these float32 values.
-        bottom, top = np.float32(lowest), np.nextafter(np.float32(highest), np.float32(np.inf))
-        if not rectified:
-            bottom = np.nextafter(bottom, np.float32(-np.inf))
-        self.ends = float(bottom), float(top)
-
-    def gradient(self, grad: Tensor, x: Tensor, out: Tensor) -> None:
-        """Write `grad` where `x` is inside and zero elsewhere."""
-        torch.ops.aten.hardtanh_backward.grad_input(grad, x, *self.ends, grad_input=out)
-
-
-class _InsideTensors:
-    """The same of grids in tensors."""
-
-    def __init__(self, lowest: Tensor | float, highest: Tensor, rectified: bool) -> None:
-        self.lowest, self.highest, self.rectified = lowest, highest, rectified
-
-    def gradient(self, grad: Tensor, x: Tensor, out: Tensor) -> None:
-        """Write `grad` where `x` is inside and zero elsewhere."""
-        above = x > self.lowest if self.rectified else x >= self.lowest
-        torch.where(above.logical_and_(x <= self.highest), grad, torch.zeros((), device=x.device), out=out)
-
-
-def _inside_of(grid: _Grid, low: int, high: int, rectified: bool) -> _InsideNumbers | _InsideTensors:
-    lowest = 0.0 if rectified else (low - grid.zero_point - 0.5) * grid.scale
-    highest = (high - grid.zero_point + 0.5) * grid.scale
-    return (_InsideTensors if isinstance(grid.scale, Tensor) else _InsideNumbers)(lowest, highest, rectified)
+        scales, (low, high) = _flat(scale), ctx.bounds
+        wide = scales.astype(np.float64)
+        # The largest float32 value below the range; a rectifier's gradient is zero from zero down.
+        below = np.zeros_like(scales) if ctx.rectified else _before(((low - 0.5) * wide).astype(np.float32))
+        highest = ((high + 0.5) * wide).astype(np.float32)
+        of_scale, of_zero = gradients_of_rows(_flat(x), _flat(y), _flat(grad), below, highest, _flat(grad_x))
+        _, scale_is_learned, zero_is_learned, *_ = ctx.needs_input_grad
+        grad_scale = grad_zero_point = None
+        if scale_is_learned:
+            grad_scale = torch.from_numpy((of_scale / wide * ctx.gradient_scale).astype(np.float32)).view(scale.shape)
+        if zero_is_learned:
+            grad_zero_point = torch.tensor(of_zero * wide[0] * ctx.gradient_scale, dtype=torch.float32)
+        return grad_x, grad_scale, grad_zero_point, *(None,) * 4
 
 
 def fake_quantize(
@@ -128,40 +115,36 @@ def fake_quantize(
     Args:
         x: float32, any shape.
         scale: positive; a scalar, or of a shape with as many dimensions as `x` that broadcasts to it.
-        zero_point: a scalar; real-valued, rounded here, so that what is before rounding can be learned.
+        zero_point: a scalar; real-valued, rounded here, so that what is before rounding can be learned. It gets a
+            gradient where `scale` is a scalar too.
         gradient_scale: factor of the gradients of `scale` and `zero_point` (LSQ: 1 / √(N · Q)).
         rectified: the grid's lower end is at zero and stands for a rectifier, whose gradient is zero from zero down.
     """
-    y: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]
+    function = _FakeQuantizeRows if _is_rows(x, scale) else _FakeQuantize
+    y: Tensor = function.apply(  # type: ignore[no-untyped-call]
         x, scale, zero_point, low, high, gradient_scale, rectified
     )
     return y
 
 
-def _is_number(scale: Tensor) -> bool:
-    """Whether it is one grid on the CPU, where vectorised code takes numbers; on a GPU asking for them would wait."""
-    return scale.dim() == 0 and scale.device.type == "cpu"
+def _is_rows(x: Tensor, scale: Tensor) -> bool:
+    grids = scale.numel()
+    return x.device.type == "cpu" and x.dtype == torch.float32 and (grids == 1 or grids == len(scale) == len(x))
 
 
-def _pieces(scale: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one layout as flat pieces that stay in the cache, where there is one grid on the CPU; else whole."""
-    if not _is_number(scale):
-        yield tensors
-        return
-    flat = [x.as_strided((x.numel(),), (1,)) if _is_dense(x) else x.view(-1) for x in tensors]
-    size = PIECE * torch.get_num_threads()
-    for start in range(0, max(flat[0].numel(), 1), size):
-        yield tuple(x[start : start + size] for x in flat)
+def _flat(x: Tensor) -> Floats:
+    """The memory of a dense tensor."""
+    flat: Floats = x.detach().as_strided((x.numel(),), (1,)).numpy()
+    return flat
+
+
+def _before(values: Floats) -> Floats:
+    return np.nextafter(values, np.float32(-np.inf))
 
 
 def _laid_out_as(grad: Tensor, x: Tensor) -> Tensor:
     """`grad` with the strides of `x`."""
     return grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
-
-
-def _sum_product(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
-    """Sum of a · b over the dimensions along which `like` is broadcast."""
-    return torch.dot(a, b) if a.dim() == 1 and like.dim() == 0 else (a * b).sum_to_size(like.shape)
 
 
 def _is_dense(x: Tensor) -> bool:

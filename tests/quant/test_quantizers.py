@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spaceevo.quant.fake_quantize import _FakeQuantize, _FakeQuantizeRows, fake_quantize
 from spaceevo.quant.grids import (
     HSIGMOID_GRID,
     LEVELS,
@@ -115,22 +116,58 @@ def test_a_grid_that_is_a_rectifier_takes_its_input_too(kind, activation):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("piece", [7, 64, 1 << 20])
-def test_pieces_and_layouts_make_no_difference(monkeypatch, piece, memory_format):
-    """The tensor is worked on in pieces, whatever its layout and that of the gradient."""
+@pytest.mark.parametrize("threads", [2, 7])
+def test_threads_and_layouts_make_no_difference(monkeypatch, threads, memory_format):
+    """The tensor is worked on in parts, whatever its layout and that of the gradient."""
     quantizer = ActivationQuantizer("affine")
     quantizer.set_range(-2.0, 2.5)
     x = 2 * torch.randn(3, 5, 6, 4, generator=torch.Generator().manual_seed(0))
     upstream = x.sin()
     whole = x.clone().requires_grad_()
     expected = [quantizer(whole), *torch.autograd.grad(quantizer(whole), [whole, *quantizer.parameters()], upstream)]
-    monkeypatch.setattr("spaceevo.quant.fake_quantize.PIECE", piece)
+    monkeypatch.setattr("spaceevo.quant.loops.LEAST", 11)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     for layout in (x.contiguous(memory_format=memory_format), x.transpose(2, 3).contiguous().transpose(2, 3)):
         leaf = layout.clone().requires_grad_()
         y = quantizer(leaf)
         found = [y, *torch.autograd.grad(y, [leaf, *quantizer.parameters()], upstream)]
         assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
         assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(found[2:], expected[2:], strict=True))
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("shape, per_channel", [((4, 3, 5, 5), False), ((6, 4, 3, 3), True), ((6, 10), True)])
+def test_loops_and_operations_agree(shape, per_channel, rectified):
+    """On a CPU a quantizer is a compiled loop, on a GPU it is made of torch's operations."""
+    generator = torch.Generator().manual_seed(0)
+    x = 3 * torch.randn(shape, generator=generator)
+    scales = torch.linspace(0.01, 0.04, shape[0]).view(-1, *(1,) * (len(shape) - 1)) if per_channel else 0.02
+    scale = torch.as_tensor(scales).requires_grad_()
+    zero_point = torch.tensor(0.0 if per_channel or rectified else 101.3, requires_grad=not per_channel)
+    low, high = (-WEIGHT_LEVELS, WEIGHT_LEVELS) if per_channel and not rectified else (0, LEVELS)
+    learned = [scale] if per_channel else [scale, zero_point]
+    upstream = torch.randn(shape, generator=generator)
+    results = []
+    for function in (_FakeQuantizeRows, _FakeQuantize):
+        leaf = x.clone().requires_grad_()
+        y = function.apply(leaf, scale, zero_point, low, high, 0.5, rectified)
+        results.append((y, *torch.autograd.grad(y, [leaf, *learned], upstream)))
+    (y, grad_x, *of_grid), (y_operations, grad_x_operations, *of_grid_operations) = results
+    assert torch.equal(y, y_operations) and torch.equal(grad_x, grad_x_operations)
+    assert all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4) for a, b in zip(of_grid, of_grid_operations, strict=True)
+    )
+    assert 0.02 < float((grad_x == 0).float().mean()) < 0.9
+
+
+def test_what_is_not_a_number_stays_so():
+    """Training looks at its loss to see that it has failed."""
+    nan = float("nan")
+    x = torch.tensor([[1.0, nan, -3.0]])
+    y = fake_quantize(x, torch.tensor(0.1), torch.tensor(10.0), 0, LEVELS)
+    assert y.isnan().tolist() == [[False, True, False]]
+    for scale, zero_point in ((nan, 10.0), (0.1, nan)):
+        assert fake_quantize(x, torch.tensor(scale), torch.tensor(zero_point), 0, LEVELS).isnan().all()
 
 
 def test_the_gradient_of_a_clamped_scale_of_relu6_is_none():
