@@ -111,7 +111,7 @@ def sandwich_objective(
     share: tuple[int, int] = (0, 1),
     sampler: Sampler | None = None,
 ) -> Objective:
-    """The largest subnet on labels; the smallest and random ones on its classes, after `steps_alone` steps.
+    """The largest subnet on labels; random ones and the smallest on its classes, after `steps_alone` steps.
 
     Args:
         share: (i, n): this is process i of n, which share each batch.
@@ -157,18 +157,20 @@ def _students(
     and the largest at the highest, a subnet of the lowest is better the smaller it is, and the smallest is poor at all
     higher ones. Mixed resolutions show all of them to the smallest, and to the largest while it is alone; from then on
     it is the target of the others, at the highest.
+
+    The smallest is the last: its short pass beside the largest's would be waiting for the target most of the time.
     """
     *lower, _ = resolutions = space.hyperspace.resolutions
     if alone:
         if sandwich.mixed_resolutions and lower:
             yield replace(space.largest, resolution=int(rng.choice(lower)))
         return
+    smallest = space.smallest
     if sandwich.mixed_resolutions:
-        yield replace(space.smallest, resolution=int(rng.choice(resolutions)))
-    else:
-        yield space.smallest
+        smallest = replace(smallest, resolution=int(rng.choice(resolutions)))
     for _ in range(sandwich.random_subnets):
         yield sample(rng)
+    yield smallest
 
 
 def _dropout(probability: float, seed: int, step: int, share: tuple[int, int]) -> Callable[[Tensor], Tensor] | None:
