@@ -44,11 +44,13 @@ class Way:
     """What a training does otherwise than params.yaml.
 
     Attributes:
+        fp32: keys of the FP32 phase's recipe.
         rate, int8_rate: factors of the learning rates of the two phases.
         ema: decay of the moving average of weights, in both phases.
     """
 
     sandwich: Mapping[str, Any] = field(default_factory=dict)
+    fp32: Mapping[str, Any] = field(default_factory=dict)
     rate: float = 1.0
     int8_rate: float = 1.0
     ema: float = 0.0
@@ -58,6 +60,7 @@ NOTED = 0.5  # points, about what the seed makes
 COMMITTED = "params.yaml"
 WAYS = {
     COMMITTED: Way(),
+    "SGD": Way(fp32={"optimizer": "sgd", "learning_rate": 0.4, "weight_decay": 0.0005}),
     "near budgets": Way({"sampling": "budgets"}),
     "averaged": Way(ema=0.99),
     "adaptive divergence": Way({"divergence": "adaptive"}),
@@ -126,7 +129,7 @@ def _settings(committed: SupernetParams, way: Way, epochs: tuple[float, float]) 
     return committed.model_copy(
         update={
             "sandwich": committed.sandwich.model_copy(update=way.sandwich),
-            "fp32": recipe(committed.fp32, way.rate, epochs[0]),
+            "fp32": recipe(committed.fp32.model_copy(update=way.fp32), way.rate, epochs[0]),
             "int8": recipe(committed.int8, way.int8_rate, epochs[1]),
         }
     )

@@ -88,8 +88,9 @@ class Augment(Section):
 
 
 class Recipe(Section):
-    """How a module is optimised: AdamW, linear warm-up, cosine decay to zero."""
+    """How a module is optimised: linear warm-up, cosine decay to zero."""
 
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with a Nesterov momentum of 0.9")
     epochs: Annotated[float, Field(gt=0)] = Field(description="passes over the training split; may be a fraction")
     batch_size: Positive = Field(description="images per step, over all processes together")
     learning_rate: Annotated[float, Field(gt=0)] = Field(description="its peak")

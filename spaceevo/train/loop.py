@@ -29,6 +29,8 @@ from spaceevo.progress import progress
 from spaceevo.train.memory import keep_freed_memory
 
 CHECKPOINT_KIND = "checkpoint"
+MOMENTUM = 0.9  # of SGD
+_OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of a parameter
 
 
 class Part(NamedTuple):
@@ -244,13 +246,17 @@ def _enough_memory(task: Task, recipe: Recipe, step: int) -> Iterator[None]:
         ) from None
 
 
-def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Weight decay on convolution and fully connected weights alone, not on norms, biases or quantizers."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     decayed = [p for _, p in named if p.dim() >= 2]
     others = [p for _, p in named if p.dim() < 2]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    match recipe.optimizer:
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+        case "sgd":
+            return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True, fused=True)
 
 
 def _checked(losses: Mapping[str, Tensor], total: Tensor, step: int, rate: float, task: Task) -> float:
@@ -339,7 +345,7 @@ def _restore(
     state = {name.removeprefix("module."): torch.from_numpy(a) for name, a in arrays.items() if name[:7] == "module."}
     module.load_state_dict(state)
     for name, parameter in module.named_parameters():
-        keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"optimizer.{key}.{name}" in arrays]
+        keys = [key for key in _OPTIMIZER_STATE if f"optimizer.{key}.{name}" in arrays]
         for key in keys:
             value = torch.from_numpy(arrays[f"optimizer.{key}.{name}"])
             optimizer.state[parameter][key] = value.to(parameter.device)

@@ -74,22 +74,25 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("stop_at", [4, 5, 7, 9])
-def test_a_run_that_is_killed_ends_with_the_same_weights(setting, stop_at):
+def test_a_run_that_is_killed_ends_with_the_same_weights(setting, stop_at, optimizer):
     """Within an epoch and at its end, and with the steps after the last checkpoint done again."""
+    recipe = RECIPE.model_copy(update={"optimizer": optimizer})
     whole, killed, resumed = Net(), Net(), Net()
-    setting.run(whole)
+    setting.run(whole, recipe=recipe)
     finish(setting.task)
     with pytest.raises(KilledError):
-        setting.run(killed, stop_at=stop_at)
+        setting.run(killed, recipe=recipe, stop_at=stop_at)
     seen = []
-    setting.run(resumed, seen=seen)
+    setting.run(resumed, recipe=recipe, seen=seen)
     assert seen == list(range(stop_at // 3 * 3, STEPS))
     assert same(whole, resumed) and not same(whole, killed)
     assert not resumed.training
 
 
-def test_convolutions_of_maps_with_channels_last_are_updated_as_their_gradient_says(setting):
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_convolutions_of_maps_with_channels_last_are_updated_as_their_gradient_says(setting, optimizer):
     """Their gradient too has its channels last, the weight has not; fused optimizers go by the order in memory."""
     images = torch.randn((4, 3, 8, 8), generator=torch.Generator().manual_seed(1))
     images = images.to(memory_format=torch.channels_last)
@@ -101,9 +104,13 @@ def test_convolutions_of_maps_with_channels_last_are_updated_as_their_gradient_s
         yield Part("the net", net, lambda: loss(net))
 
     net, expected = Net(), Net()
-    recipe = Recipe(epochs=0.6, batch_size=12, learning_rate=0.1, clip_norm=1e6)
+    recipe = Recipe(optimizer=optimizer, epochs=0.6, batch_size=12, learning_rate=0.1, clip_norm=1e6)
     setting.run(net, recipe=recipe, objective=objective)
-    plain = torch.optim.AdamW(expected.conv.parameters(), weight_decay=0.0, fused=False, foreach=False)
+    weights, options = expected.conv.parameters(), {"weight_decay": 0.0, "fused": False, "foreach": False}
+    plain = {
+        "adamw": lambda: torch.optim.AdamW(weights, **options),
+        "sgd": lambda: torch.optim.SGD(weights, lr=0.1, momentum=0.9, nesterov=True, **options),
+    }[optimizer]()
     for step in range(3):
         plain.param_groups[0]["lr"] = learning_rate(recipe, step, 3)
         plain.zero_grad()
@@ -165,6 +172,7 @@ def test_a_run_that_was_finished_is_not_done_again(setting):
         {"recipe": RECIPE.model_copy(update={"learning_rate": 0.01})},
         {"seed": 1},
         {"recipe": RECIPE.model_copy(update={"ema": 0.9})},
+        {"recipe": RECIPE.model_copy(update={"optimizer": "sgd"})},
         {"label": "another net"},
         {"resolution": 10},
         {"augment": None},
