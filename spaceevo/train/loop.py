@@ -256,7 +256,8 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         case "adamw":
             return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         case "sgd":
-            return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True, fused=True)
+            # not fused, which wants all parameters from the first step on: those of an elastic network come by and by
+            return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
 
 
 def _checked(losses: Mapping[str, Tensor], total: Tensor, step: int, rate: float, task: Task) -> float:

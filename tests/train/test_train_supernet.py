@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from made import GRID, made_split, small_hyperspace
 
-from spaceevo.artifacts import Record
+from spaceevo.artifacts import Record, read_tensors
 from spaceevo.config import Recipe, Sandwich
 from spaceevo.data.loader import materialise
 from spaceevo.errors import TrainingError
@@ -20,7 +20,7 @@ from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
 from spaceevo.search.evaluator import SubnetEvaluator
 from spaceevo.space import Space, load_hyperspace, sample_subnet
 from spaceevo.train import supernet as training
-from spaceevo.train.loop import Task, finish
+from spaceevo.train.loop import CHECKPOINT_KIND, Task, finish
 from spaceevo.train.supernet import calibrate_supernet, train_fp32, train_int8
 
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.01, weight_decay=0.01)  # 16 steps
@@ -236,6 +236,19 @@ def test_calibration_sets_every_grid_that_a_subnet_uses(task, block_type):
         supernet(x[:4], sample_subnet(space, rng), used)
     assert len(used.samples) > 20
     assert [grids[quantizer] for quantizer in used.samples if quantizer.log_scale == UNSET] == []
+
+
+@pytest.mark.parametrize("optimizer, state", [("adamw", "exp_avg"), ("sgd", "momentum_buffer")])
+def test_every_parameter_that_a_subnet_uses_is_trained(task, optimizer, state):
+    """Some are used for the first time after many steps."""
+    supernet, again = made_supernet(), made_supernet()
+    passes = watch(supernet)
+    run_fp32(supernet, task, recipe=RECIPE.model_copy(update={"optimizer": optimizer}))
+    for subnet in {one.subnet for one in passes}:
+        again(materialise(task.split, 12)[0][:4], subnet).sum().backward()
+    used = {name for name, parameter in again.named_parameters() if parameter.grad is not None}
+    arrays, _ = read_tensors(task.checkpoint, CHECKPOINT_KIND)
+    assert used == {name.removeprefix(f"optimizer.{state}.") for name in arrays if f".{state}." in name}
 
 
 def test_a_divergence_names_the_subnet(task, monkeypatch):
