@@ -2,7 +2,7 @@
 
 Where pictures are channels last, a convolution of 1x1 is a matrix product, without oneDNN's preparation of each call.
 The gradient of depthwise weights above 3x3 is a plain loop over channels: oneDNN treats every channel as a group of
-sixteen there, and takes ten times as long as for the convolution itself (benchmarks/convolution.py).
+sixteen there, which makes the whole convolution, forward and back, up to ten times as slow (benchmarks/convolution.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from spaceevo.loops import compiled, spread
 
@@ -31,11 +32,11 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, groups: 
     Returns:
         [N, D, H', W'], H' = ⌈H / stride⌉.
     """
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and not _is_traced():
         if _is_product(x, weight, stride, groups):
             count, channels, height, width = x.shape
             pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)  # flat, or torch may take it for a batch of products
-            return F.linear(pixels, weight.flatten(1), bias).view(count, height, width, -1).permute(0, 3, 1, 2)
+            return F.linear(pixels, weight.flatten(1), bias).view(count, height, width, len(weight)).permute(0, 3, 1, 2)
         if bias is None and _learns_slowly(x, weight, groups):
             y: Tensor = _Depthwise.apply(x, weight, stride)  # type: ignore[no-untyped-call]
             return y
@@ -68,6 +69,7 @@ class _Depthwise(torch.autograd.Function):
         return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, groups=len(weight))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (grad,) = grads
         x, weight = ctx.saved_tensors
@@ -102,6 +104,11 @@ def _add_weight_gradient(x: Floats, grad: Floats, stride: int, out: Floats) -> N
                         value, total = x[n, row, column], out[i, j]
                         for c in range(channels):
                             total[c] += upstream[c] * value[c]
+
+
+def _is_traced() -> bool:
+    """Whether the operations are recorded, for a file or a compiler: then a convolution is to be one."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
 
 
 def _is_product(x: Tensor, weight: Tensor, stride: int, groups: int) -> bool:

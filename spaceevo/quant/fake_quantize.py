@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from spaceevo.quant.loops import Floats, gradients_of_rows, round_rows
 
@@ -38,6 +39,7 @@ class _FakeQuantize(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, y, scale, zero_point = ctx.saved_tensors
         (grad,) = grads
@@ -51,7 +53,7 @@ class _FakeQuantize(torch.autograd.Function):
         if of_scale:
             grad_scale = (grad * y - grad_x * x).sum_to_size(scale.shape) / scale * ctx.gradient_scale
         if of_zero_point:
-            grad_zero_point = (grad_x - grad).sum() * scale * ctx.gradient_scale
+            grad_zero_point = ((grad_x - grad).sum_to_size(scale.shape) * scale).sum() * ctx.gradient_scale
         return grad_x, grad_scale, grad_zero_point, *(None,) * 4
 
 
@@ -71,20 +73,21 @@ class _FakeQuantizeRows(torch.autograd.Function):
     ) -> Tensor:
         x = x if _is_dense(x) else x.contiguous()
         y = torch.empty_like(x)
-        scales, zero = _flat(scale), float(zero_point.round())
+        scales, zero = scale.detach().reshape(-1).contiguous().numpy(), float(zero_point.round())
         if math.isnan(zero):  # which no comparison in a loop would find
             scales = np.full_like(scales, zero)
-        round_rows(_flat(x), scales, np.float32(1) / scales, low - zero, high - zero, _flat(y))
+        round_rows(_flat(x), scales, np.reciprocal(scales), low - zero, high - zero, _flat(y))
         ctx.save_for_backward(x, y, scale)
         ctx.bounds, ctx.gradient_scale, ctx.rectified = (low - zero, high - zero), gradient_scale, rectified
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, y, scale = ctx.saved_tensors
         grad = _laid_out_as(grads[0], x)
         grad_x = torch.empty_like(x)
-        scales, (low, high) = _flat(scale), ctx.bounds
+        scales, (low, high) = scale.reshape(-1).contiguous().numpy(), ctx.bounds
         wide = scales.astype(np.float64)
         # The largest float32 value below the range; a rectifier's gradient is zero from zero down.
         below = np.zeros_like(scales) if ctx.rectified else _before(((low - 0.5) * wide).astype(np.float32))
@@ -115,21 +118,22 @@ def fake_quantize(
     Args:
         x: float32, any shape.
         scale: positive; a scalar, or of a shape with as many dimensions as `x` that broadcasts to it.
-        zero_point: a scalar; real-valued, rounded here, so that what is before rounding can be learned. It gets a
-            gradient where `scale` is a scalar too.
+        zero_point: a scalar; real-valued, rounded here, so that what is before rounding can be learned.
         gradient_scale: factor of the gradients of `scale` and `zero_point` (LSQ: 1 / √(N · Q)).
         rectified: the grid's lower end is at zero and stands for a rectifier, whose gradient is zero from zero down.
     """
-    function = _FakeQuantizeRows if _is_rows(x, scale) else _FakeQuantize
+    function = _FakeQuantizeRows if _is_rows(x, scale, zero_point) else _FakeQuantize
     y: Tensor = function.apply(  # type: ignore[no-untyped-call]
         x, scale, zero_point, low, high, gradient_scale, rectified
     )
     return y
 
 
-def _is_rows(x: Tensor, scale: Tensor) -> bool:
-    grids = scale.numel()
-    return x.device.type == "cpu" and x.dtype == torch.float32 and (grids == 1 or grids == len(scale) == len(x))
+def _is_rows(x: Tensor, scale: Tensor, zero_point: Tensor) -> bool:
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    per_row = scale.dim() == x.dim() and scale.numel() == len(scale) == len(x) and not zero_point.requires_grad
+    return scale.numel() == 1 or per_row
 
 
 def _flat(x: Tensor) -> Floats:

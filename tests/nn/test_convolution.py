@@ -56,6 +56,33 @@ def test_layouts_are_kept(case):
     assert weight.grad.is_contiguous()
 
 
+@pytest.mark.parametrize(
+    "case, own", [("pointwise", "PermuteBackward0"), ("depthwise 5", "_DepthwiseBackward"), ("dense", None)]
+)
+def test_the_fast_ways_are_taken(case, own):
+    channels, out_channels, kernel_size, stride, groups, _ = CASES[case]
+    x = torch.randn(2, channels, 6, 6).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(out_channels, channels // groups, kernel_size, kernel_size, requires_grad=True)
+    assert type(conv2d(x, weight, None, stride, groups).grad_fn).__name__ == (own or "ConvolutionBackward0")
+    if own == "_DepthwiseBackward":
+        y = conv2d(x.requires_grad_(), weight.detach(), None, stride, groups)
+        assert type(y.grad_fn).__name__ == "ConvolutionBackward0"  # frozen weights need no gradient
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+@pytest.mark.parametrize("size", [1, 6])
+def test_what_is_traced_for_a_file_is_a_convolution(size):
+    x, weight = torch.randn(2, 12, size, size).contiguous(memory_format=torch.channels_last), torch.randn(20, 12, 1, 1)
+    traced = torch.jit.trace(lambda x: conv2d(x, weight, None, 1, 1), x)
+    kinds = [node.kind() for node in traced.graph.nodes()]
+    assert "aten::_convolution" in kinds and "aten::linear" not in kinds
+
+
+def test_no_images():
+    x = torch.zeros(0, 12, 6, 6).contiguous(memory_format=torch.channels_last)
+    assert conv2d(x, torch.randn(20, 12, 1, 1), None, 1, 1).shape == (0, 20, 6, 6)
+
+
 def test_threads_share_the_images(monkeypatch):
     weight = torch.randn(8, 1, 5, 5, requires_grad=True)
     x = torch.randn(7, 8, 6, 5)
@@ -63,10 +90,3 @@ def test_threads_share_the_images(monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 3)
     (three,) = torch.autograd.grad(conv2d(x, weight, None, 1, 8).cos().sum(), weight)
     assert torch.allclose(one, three, rtol=1e-4, atol=1e-5)
-
-
-def test_frozen_weights_get_no_gradient():
-    weight = torch.randn(8, 1, 5, 5)
-    x = torch.randn(2, 8, 6, 5, requires_grad=True)
-    conv2d(x, weight, None, 1, 8).sum().backward()
-    assert x.grad is not None and weight.grad is None

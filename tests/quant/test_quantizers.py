@@ -160,6 +160,23 @@ def test_loops_and_operations_agree(shape, per_channel, rectified):
     assert 0.02 < float((grad_x == 0).float().mean()) < 0.9
 
 
+def test_grids_that_are_no_rows():
+    """One of each column, one strided in memory, and a zero point that is learned with several scales."""
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    scales = torch.tensor([0.01, 0.02, 0.03, 0.04])
+    zero_point = torch.tensor(90.2, requires_grad=True)
+
+    def rounded(scale):
+        return (x / scale).round().clamp(-90, 165) * scale
+
+    for scale in (scales, scales.repeat_interleave(2)[::2].view(4, 1)):
+        assert torch.allclose(fake_quantize(x, scale, zero_point.detach(), 0, LEVELS), rounded(scale))
+    y = fake_quantize(10 * x, scales.view(4, 1), zero_point, 0, LEVELS)
+    (found,) = torch.autograd.grad(y.sum(), zero_point)
+    outside = ((10 * x / scales.view(4, 1)).round() < -90) | ((10 * x / scales.view(4, 1)).round() > 165)
+    assert float(found) == pytest.approx(-float((outside * scales.view(4, 1)).sum()), rel=1e-5)
+
+
 def test_what_is_not_a_number_stays_so():
     """Training looks at its loss to see that it has failed."""
     nan = float("nan")
