@@ -103,8 +103,17 @@ def test_a_kill_in_the_middle_of_a_write(format: str, project: Path, tmp_path: P
 
 
 def start(project: Path, words: list[str], hook: Path | None = None) -> subprocess.Popen[str]:
+    def listen() -> None:  # shells have what they start in the background ignore Ctrl-C, and so its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     return subprocess.Popen(
-        words, cwd=project, env=environment(hook), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        words,
+        cwd=project,
+        env=environment(hook),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=listen,
     )
 
 
