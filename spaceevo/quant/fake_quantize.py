@@ -8,7 +8,7 @@ made of torch's operations, none of which waits for the device.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,24 +18,24 @@ from torch.autograd.function import once_differentiable
 from spaceevo.quant.loops import Floats, gradients_of_rows, round_rows
 
 
+class Levels(NamedTuple):
+    """What of a grid is not learned; see `fake_quantize`."""
+
+    low: float
+    high: float
+    gradient_scale: float
+    rectified: bool
+
+
 class _FakeQuantize(torch.autograd.Function):
     """By operations of torch: any device, any shape of the grids."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        scale: Tensor,
-        zero_point: Tensor,
-        low: int,
-        high: int,
-        gradient_scale: float,
-        rectified: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, levels: Levels) -> Tensor:
         zero = zero_point.round()
-        y = (x * scale.reciprocal()).round_().clamp_(low - zero, high - zero).mul_(scale)
+        y = (x * scale.reciprocal()).round_().clamp_(levels.low - zero, levels.high - zero).mul_(scale)
         ctx.save_for_backward(x, y, scale, zero_point)
-        ctx.bounds, ctx.gradient_scale, ctx.rectified = (low, high), gradient_scale, rectified
+        ctx.levels = levels
         return y
 
     @staticmethod
@@ -45,40 +45,32 @@ class _FakeQuantize(torch.autograd.Function):
         (grad,) = grads
         # dy/dscale is (y − x) / scale inside the range and y / scale outside; dy/dz is 0 inside and −scale outside.
         _, of_scale, of_zero_point, *_ = ctx.needs_input_grad
-        zero, (low, high) = zero_point.round(), ctx.bounds
-        above = x > 0 if ctx.rectified else x >= (low - zero - 0.5) * scale
+        zero, (low, high, gradient_scale, rectified) = zero_point.round(), ctx.levels
+        above = x > 0 if rectified else x >= (low - zero - 0.5) * scale
         inside = above.logical_and_(x <= (high - zero + 0.5) * scale)
         grad_x = torch.where(inside, grad, torch.zeros((), device=x.device, dtype=x.dtype))
         grad_scale = grad_zero_point = None
         if of_scale:
-            grad_scale = (grad * y - grad_x * x).sum_to_size(scale.shape) / scale * ctx.gradient_scale
+            grad_scale = (grad * y - grad_x * x).sum_to_size(scale.shape) / scale * gradient_scale
         if of_zero_point:
-            grad_zero_point = ((grad_x - grad).sum_to_size(scale.shape) * scale).sum() * ctx.gradient_scale
-        return grad_x, grad_scale, grad_zero_point, *(None,) * 4
+            grad_zero_point = ((grad_x - grad).sum_to_size(scale.shape) * scale).sum() * gradient_scale
+        return grad_x, grad_scale, grad_zero_point, None
 
 
 class _FakeQuantizeRows(torch.autograd.Function):
     """By compiled loops: float32 on CPUs, with one grid, or one for each index of the first dimension."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        scale: Tensor,
-        zero_point: Tensor,
-        low: int,
-        high: int,
-        gradient_scale: float,
-        rectified: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, levels: Levels) -> Tensor:
         x = x if _is_dense(x) else x.contiguous()
         y = torch.empty_like(x)
         scales, zero = scale.detach().reshape(-1).contiguous().numpy(), float(zero_point.round())
         if math.isnan(zero):  # which no comparison in a loop would find
             scales = np.full_like(scales, zero)
-        round_rows(_flat(x), scales, np.reciprocal(scales), low - zero, high - zero, _flat(y))
+        low, high = levels.low - zero, levels.high - zero
+        round_rows(_flat(x), scales, np.reciprocal(scales), low, high, _flat(y))
         ctx.save_for_backward(x, y, scale)
-        ctx.bounds, ctx.gradient_scale, ctx.rectified = (low - zero, high - zero), gradient_scale, rectified
+        ctx.levels = levels._replace(low=low, high=high)
         return y
 
     @staticmethod
@@ -87,19 +79,19 @@ class _FakeQuantizeRows(torch.autograd.Function):
         x, y, scale = ctx.saved_tensors
         grad = _laid_out_as(grads[0], x)
         grad_x = torch.empty_like(x)
-        scales, (low, high) = scale.reshape(-1).contiguous().numpy(), ctx.bounds
+        scales, (low, high, gradient_scale, rectified) = scale.reshape(-1).contiguous().numpy(), ctx.levels
         wide = scales.astype(np.float64)
         # The largest float32 value below the range; a rectifier's gradient is zero from zero down.
-        below = np.zeros_like(scales) if ctx.rectified else _before(((low - 0.5) * wide).astype(np.float32))
+        below = np.zeros_like(scales) if rectified else _before(((low - 0.5) * wide).astype(np.float32))
         highest = ((high + 0.5) * wide).astype(np.float32)
         of_scale, of_zero = gradients_of_rows(_flat(x), _flat(y), _flat(grad), below, highest, _flat(grad_x))
         _, scale_is_learned, zero_is_learned, *_ = ctx.needs_input_grad
         grad_scale = grad_zero_point = None
         if scale_is_learned:
-            grad_scale = torch.from_numpy((of_scale / wide * ctx.gradient_scale).astype(np.float32)).view(scale.shape)
+            grad_scale = torch.from_numpy((of_scale / wide * gradient_scale).astype(np.float32)).view(scale.shape)
         if zero_is_learned:
-            grad_zero_point = torch.tensor(of_zero * wide[0] * ctx.gradient_scale, dtype=torch.float32)
-        return grad_x, grad_scale, grad_zero_point, *(None,) * 4
+            grad_zero_point = torch.tensor(of_zero * wide[0] * gradient_scale, dtype=torch.float32)
+        return grad_x, grad_scale, grad_zero_point, None
 
 
 def fake_quantize(
@@ -124,7 +116,7 @@ def fake_quantize(
     """
     function = _FakeQuantizeRows if _is_rows(x, scale, zero_point) else _FakeQuantize
     y: Tensor = function.apply(  # type: ignore[no-untyped-call]
-        x, scale, zero_point, low, high, gradient_scale, rectified
+        x, scale, zero_point, Levels(low, high, gradient_scale, rectified)
     )
     return y
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaceevo.quant.fake_quantize import _FakeQuantize, _FakeQuantizeRows, fake_quantize
+from spaceevo.quant.fake_quantize import Levels, _FakeQuantize, _FakeQuantizeRows, fake_quantize
 from spaceevo.quant.grids import (
     HSIGMOID_GRID,
     LEVELS,
@@ -150,7 +150,7 @@ def test_loops_and_operations_agree(shape, per_channel, rectified):
     results = []
     for function in (_FakeQuantizeRows, _FakeQuantize):
         leaf = x.clone().requires_grad_()
-        y = function.apply(leaf, scale, zero_point, low, high, 0.5, rectified)
+        y = function.apply(leaf, scale, zero_point, Levels(low, high, 0.5, rectified))
         results.append((y, *torch.autograd.grad(y, [leaf, *learned], upstream)))
     (y, grad_x, *of_grid), (y_operations, grad_x_operations, *of_grid_operations) = results
     assert torch.equal(y, y_operations) and torch.equal(grad_x, grad_x_operations)
