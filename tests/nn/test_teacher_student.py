@@ -1,10 +1,13 @@
 """Teachers give the features of every stage; students read them and answer in the teacher's widths."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from made import GRID, covering_spaces, jitter_scales, pictures, randomise, small_hyperspace
 
+from spaceevo.config import load_params
 from spaceevo.errors import CodeError, ParamsError
 from spaceevo.nn.elastic import ElasticBlock
 from spaceevo.nn.plain import initialise
@@ -16,6 +19,7 @@ from spaceevo.space import BlockChoice, StageOptions, load_hyperspace, parse_spa
 from spaceevo.train.losses import noise_to_signal
 from spaceevo.vision_ops import import_torchvision
 
+ROOT = Path(__file__).parents[2]
 TINY = load_hyperspace("tiny")
 TEACHER = covering_spaces(TINY, 1)[0].code
 
@@ -25,6 +29,16 @@ def teacher():
     made = build_teacher(TEACHER, TINY, 10, GRID)
     randomise(made, 0)
     return made.eval()
+
+
+@torch.no_grad()
+def test_no_stage_of_the_default_teacher_ends_in_a_relu():
+    """Behind one, blocks that end in a ReLU imitate it best, whatever else they are worth."""
+    model = load_params(ROOT / "params.yaml").teacher.model
+    made = build_teacher(model, TINY, 10, GRID)
+    randomise(made, 0)
+    features = dict(made.eval().features(pictures(2, 32)))
+    assert all(features[stage.name].min() < 0 for stage in TINY.searched_stages)
 
 
 @torch.no_grad()
