@@ -22,6 +22,7 @@ from spaceevo.latency.devices import read_own_predictor
 from spaceevo.progress import progress
 from spaceevo.report.comparison import Comparison, read_comparison
 from spaceevo.scripting import run
+from spaceevo.search.block_losses import LOG_ODDS_PER_LOSS
 from spaceevo.search.lut import LUT_KIND, build_lut
 from spaceevo.search.score import make_scorer
 from spaceevo.space import Space, StageChoice, Subnet, parse_stage, sample_stage
@@ -52,6 +53,8 @@ def main(
         ("subnets", "less loss", "less nsr", "more MACs", "least lossy third, accuracy", "most lossy third, accuracy"),
         [(name, *(f"{tau:.3f}" for tau in taus[name].values()), *_thirds(group)) for name, group in groups.items()],
     )
+    slope = _log_odds_per_loss(drawn)
+    print(f"\nLog-odds of an error per unit of summed loss: {slope:.2f}; resolutions are priced at {LOG_ODDS_PER_LOSS}")
     checks = [
         Check(f"subnets: τ at least {SUBNETS_TAU}", f"{taus['all']['loss']:.3f}", taus["all"]["loss"] >= SUBNETS_TAU)
     ]
@@ -60,6 +63,7 @@ def main(
         "split": "test",
         "subnets": drawn.to_dict("list"),
         "tau_of_subnets": taus,
+        "log_odds_per_loss": slope,
     }
     outcomes = sorted((finished.folder / "comparison").glob("*/outcomes_*.parquet"))
     if outcomes:
@@ -82,6 +86,12 @@ def main(
 
 def _tau(first: pd.Series[float], second: pd.Series[float]) -> float:
     return float(kendalltau(first, second).statistic)
+
+
+def _log_odds_per_loss(drawn: pd.DataFrame) -> float:
+    """Slope of a least-squares line through all subnets."""
+    wrong = (1 - drawn["accuracy"]).clip(lower=1e-4)
+    return float(np.polyfit(drawn["loss"], np.log(wrong / (1 - wrong)), 1)[0])
 
 
 def _thirds(drawn: pd.DataFrame) -> tuple[str, str]:

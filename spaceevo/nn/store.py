@@ -79,18 +79,51 @@ def _content(path: Path | str, kind: str) -> tuple[dict[str, Any], ImageSpec]:
     return content, ImageSpec.from_content(content["images"])
 
 
+@dataclass(frozen=True)
+class TeacherAccuracy:
+    """How often a teacher is right.
+
+    Attributes:
+        shares: of the pictures of val, 0 to 1, at each of its resolutions.
+        images: how many pictures these are.
+    """
+
+    shares: Mapping[int, float]
+    images: int
+
+
 def write_teacher(
-    path: Path | str, teachers: Teachers, model: str, hyperspace: Hyperspace, spec: ImageSpec, record: Record
+    path: Path | str,
+    teachers: Teachers,
+    model: str,
+    hyperspace: Hyperspace,
+    spec: ImageSpec,
+    accuracy: TeacherAccuracy,
+    record: Record,
 ) -> None:
-    """Write a trained teacher, called `model`: its weights, and its BatchNorm statistics at each resolution."""
+    """Write a trained teacher, called `model`: weights, BatchNorm statistics at each resolution, accuracy."""
     tensors: dict[str, Tensor] = {}
     for teacher in teachers.values():
         tensors |= dict(teacher.named_parameters())
     for resolution, teacher in teachers.items():
         tensors |= {f"{resolution}.{name}": buffer for name, buffer in teacher.named_buffers()}
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-    content = {"model": model, "hyperspace": hyperspace.name, "resolutions": list(teachers), "images": asdict(spec)}
+    content = {
+        "model": model,
+        "hyperspace": hyperspace.name,
+        "resolutions": list(teachers),
+        "accuracy": {str(resolution): share for resolution, share in accuracy.shares.items()},
+        "accuracy_images": accuracy.images,
+        "images": asdict(spec),
+    }
     write_tensors(path, TEACHER_KIND, arrays, record, content)
+
+
+def read_teacher_accuracy(path: Path | str) -> TeacherAccuracy:
+    """What was given to `write_teacher`."""
+    _, content = read_tensors(path, TEACHER_KIND)
+    shares = {int(resolution): share for resolution, share in content["accuracy"].items()}
+    return TeacherAccuracy(shares, content["accuracy_images"])
 
 
 def load_teachers(path: Path | str) -> tuple[Teachers, ImageSpec]:

@@ -11,12 +11,14 @@ whose ratios are the largest, would outweigh everything else.
 
 How well a short distillation learns a stage differs between resolutions, for all choices alike, and a supernet that is
 trained for long has none of that difference; so what counts at a resolution is shifted until its best choice loses as
-much as the best one at the largest resolution. What a resolution costs is the ratio of the teacher's pooled last
-features there to those at the largest.
+much as the best one at the largest resolution. What a resolution costs is how much likelier the teacher errs there than
+at the largest, in log-odds, over the log-odds that a unit of loss costs. No ratio says it: features that hardly differ
+from those at the largest resolution can be where the teacher errs twice as often.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -30,6 +32,7 @@ from spaceevo.data.pictures import Pictures
 from spaceevo.nn.layout import images_on
 from spaceevo.nn.network import stage_plan
 from spaceevo.nn.plan import plan_cost
+from spaceevo.nn.store import TeacherAccuracy
 from spaceevo.nn.student import StageStudent, least_squares
 from spaceevo.nn.teacher import Teacher, Teachers
 from spaceevo.progress import progress
@@ -40,6 +43,8 @@ from spaceevo.train.evaluate import EVALUATION_BATCH, accelerator_device, recali
 from spaceevo.train.losses import VARIANCE_EPSILON, noise_to_signal
 
 RECALIBRATION_BATCH = 128
+# Of an error, for each unit of summed loss; in trained supernets of the embedded default (benchmarks/rank_fidelity.py).
+LOG_ODDS_PER_LOSS = 1.5
 
 Features = Sequence[Mapping[str, Tensor]]  # of each batch, by stage
 
@@ -48,6 +53,7 @@ Features = Sequence[Mapping[str, Tensor]]  # of each batch, by stage
 def measure_block_losses(
     students: Students,
     teachers: Teachers,
+    costs: Mapping[int, float],
     train_images: Tensor | Pictures,
     val_images: Tensor | Pictures,
     samples: int,
@@ -60,6 +66,7 @@ def measure_block_losses(
 
     Args:
         teachers: the teacher at each of the hyperspace's distillation resolutions.
+        costs: of each of these, from `resolution_costs`.
         train_images: normalised images [N, 3, H, W], or pictures, that BatchNorm statistics and projections are
             computed on.
         val_images: the same, that losses are measured on.
@@ -109,28 +116,21 @@ def measure_block_losses(
                     )
                     tick(len(rows))
     table = pd.DataFrame(rows)
-    costs = resolution_costs(teachers, train_pictures, val_pictures)
     return table.assign(loss=_losses(table, costs, len(hyperspace.searched_stages)))
 
 
-@torch.no_grad()
-def resolution_costs(teachers: Teachers, train: Pictures, val: Pictures) -> dict[int, float]:
-    """Noise-to-signal ratio of the teacher's pooled last features at each resolution to those at the largest."""
-    largest = max(teachers)
-    seen, shown = ({r: _pooled(teachers[r], pictures, r) for r in teachers} for pictures in (train, val))
-    costs = {}
-    for resolution in teachers:
-        projection = least_squares([seen[resolution]], [seen[largest]])
-        costs[resolution] = float(noise_to_signal(projection(shown[resolution]), shown[largest]))
-    return costs | {largest: 0.0}
+def resolution_costs(accuracy: TeacherAccuracy) -> dict[int, float]:
+    """What each resolution costs, in the unit of losses; 0 at the largest, and where the teacher errs no more often.
 
-
-def _pooled(teacher: Teacher, pictures: Pictures, resolution: int) -> Tensor:
-    """The teacher's last features before its head, mean over the map; [N, C, 1, 1]."""
-    device = next(teacher.parameters()).device
-    *_, last = teacher.widths
-    maps = (teacher_features(teacher, images_on(batch, device))[last] for batch in pictures.batches(resolution))
-    return torch.cat([batch.mean((2, 3), keepdim=True) for batch in maps])
+    Half a mistake more and half a right answer more keep log-odds finite (Haldane 1956).
+    """
+    images = accuracy.images
+    log_odds = {
+        resolution: math.log((images * (1 - share) + 0.5) / (images * share + 0.5))
+        for resolution, share in accuracy.shares.items()
+    }
+    least = log_odds[max(log_odds)]
+    return {resolution: max(0.0, (odds - least) / LOG_ODDS_PER_LOSS) for resolution, odds in log_odds.items()}
 
 
 @torch.no_grad()

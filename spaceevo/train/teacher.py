@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
@@ -14,8 +15,9 @@ from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import Split
 from spaceevo.data.transforms import resize
 from spaceevo.nn.layout import images_on
+from spaceevo.nn.store import TeacherAccuracy
 from spaceevo.nn.teacher import Teacher, Teachers, sharing_weights
-from spaceevo.train.evaluate import RECALIBRATION_BATCH, recalibrate
+from spaceevo.train.evaluate import EVALUATION_BATCH, RECALIBRATION_BATCH, recalibrate, share_right
 from spaceevo.train.loop import Part, Task, subnet_rng, train
 
 
@@ -49,3 +51,15 @@ def teachers_at(teacher: Teacher, resolutions: Sequence[int], split: Split, imag
     for resolution, own in teachers.items():
         recalibrate(own, own, (images_on(batch, device) for batch in pictures.batches(resolution)))
     return teachers
+
+
+@torch.no_grad()
+def teacher_accuracy(teachers: Teachers, split: Split) -> TeacherAccuracy:
+    """How often a teacher is right on the pictures of a split, at each of its resolutions."""
+    pictures = Pictures.of_split(split, max(teachers), EVALUATION_BATCH)
+    shares = {}
+    for resolution, teacher in teachers.items():
+        device = next(teacher.parameters()).device
+        logits = [teacher(images_on(batch, device)).cpu() for batch in pictures.batches(resolution)]
+        shares[resolution] = share_right(torch.cat(logits), torch.from_numpy(split.labels))
+    return TeacherAccuracy(shares, len(split))

@@ -21,10 +21,12 @@ from spaceevo.nn.store import (
     STUDENT_KIND,
     SUPERNET_KIND,
     ImageSpec,
+    TeacherAccuracy,
     load_seqnet,
     load_supernet,
     load_teachers,
     load_weights,
+    read_teacher_accuracy,
     write_module,
     write_seqnet,
     write_supernet,
@@ -86,8 +88,10 @@ def test_a_teacher_round_trips(tmp_path):
         if isinstance(norm, nn.BatchNorm2d):
             norm.running_var.mul_(2)
     path = tmp_path / "teacher.safetensors"
-    write_teacher(path, teachers, TEACHER, hyperspace, SPEC, Record({}))
+    accuracy = TeacherAccuracy({16: 0.8, 32: 0.9}, 50)
+    write_teacher(path, teachers, TEACHER, hyperspace, SPEC, accuracy, Record({}))
     read, spec = load_teachers(path)
+    assert read_teacher_accuracy(path) == accuracy
     assert spec == SPEC and list(read) == [16, 32]
     x = pictures(2, 24)
     assert not torch.equal(teachers[16](x), teachers[32](x))
@@ -100,7 +104,8 @@ def test_a_teacher_round_trips(tmp_path):
 def test_a_teacher_of_another_shape_is_refused(tmp_path):
     hyperspace = load_hyperspace("tiny")
     path = tmp_path / "teacher.safetensors"
-    write_teacher(path, {16: build_teacher(TEACHER, hyperspace, 4, GRID)}, TEACHER, hyperspace, SPEC, Record({}))
+    teachers = {16: build_teacher(TEACHER, hyperspace, 4, GRID)}
+    write_teacher(path, teachers, TEACHER, hyperspace, SPEC, TeacherAccuracy({16: 0.8}, 50), Record({}))
     with pytest.raises(ArtifactError, match="does not fit the network"):
         load_teachers(path)
 

@@ -11,27 +11,28 @@ from made import GRID, made_split, pictures, randomise, small_hyperspace
 from spaceevo.artifacts import Record
 from spaceevo.config import BlocksParams, Recipe
 from spaceevo.data.loader import materialise
-from spaceevo.data.pictures import Pictures
 from spaceevo.data.transforms import resize
 from spaceevo.errors import TrainingError
 from spaceevo.nn.plain import initialise
+from spaceevo.nn.store import TeacherAccuracy
 from spaceevo.nn.student import least_squares
 from spaceevo.nn.teacher import SubnetTeacher
 from spaceevo.quant.calibrate import Observer
 from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
 from spaceevo.search import block_losses
-from spaceevo.search.block_losses import measure_block_losses, resolution_costs
+from spaceevo.search.block_losses import LOG_ODDS_PER_LOSS, measure_block_losses, resolution_costs
 from spaceevo.space import Space, parse_stage, sample_stage
 from spaceevo.train import blocks as distillation
 from spaceevo.train.blocks import Students, distill, student_key, teacher_features
 from spaceevo.train.loop import Task, finish, train
 from spaceevo.train.losses import noise_to_signal
-from spaceevo.train.teacher import teachers_at, train_teacher
+from spaceevo.train.teacher import teacher_accuracy, teachers_at, train_teacher
 
 HYPERSPACE = small_hyperspace()
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.01)  # 8 steps
 PARAMS = BlocksParams(random_choices=1, calibration_batches=2, fp32=RECIPE, int8=RECIPE)
 UNSET = 7.0  # no log(scale)
+COSTS = {8: 0.3, 12: 0.0}  # of resolutions
 
 
 class KilledError(Exception):
@@ -223,8 +224,8 @@ def test_block_losses_cover_every_window_width_and_resolution(teacher, task):
     run(students, teacher, task)
     before = {name: tensor.clone() for name, tensor in students.state_dict().items()}
     x, _ = materialise(task.split, 12)
-    table = measure_block_losses(students, teachers_of(teacher), x, x[:32], samples=2, seed=0)
-    again = measure_block_losses(students, teachers_of(teacher), x, x[:32], samples=2, seed=0)
+    table = measure_block_losses(students, teachers_of(teacher), COSTS, x, x[:32], samples=2, seed=0)
+    again = measure_block_losses(students, teachers_of(teacher), COSTS, x, x[:32], samples=2, seed=0)
     assert table.equals(again)
     assert all(torch.equal(tensor, before[name]) for name, tensor in students.state_dict().items())
     keys = table.groupby(["stage", "block_type", "window", "in_width", "resolution"]).size()
@@ -244,7 +245,7 @@ def test_block_types_and_resolutions_are_compared_by_the_same_draws(teacher, tas
     """Kernels, widths and expand ratios by their place among those of the type; types 1 and 2 have as many of each."""
     students = made_students(teacher)
     x, _ = materialise(task.split, 12)
-    table = measure_block_losses(students, teachers_of(teacher), x[:16], x[:16], samples=4, seed=0)
+    table = measure_block_losses(students, teachers_of(teacher), COSTS, x[:16], x[:16], samples=4, seed=0)
     places = []
     for row in table.itertuples():
         expands = HYPERSPACE.block_types[row.block_type].expands
@@ -275,26 +276,23 @@ def test_losses_of_a_lossless_stage_add_up_to_what_the_resolution_costs(teacher,
     # The exact stage sends all of the teacher's channels, whatever the width of its choice.
     monkeypatch.setattr(block_losses, "least_ratios", lambda maps, widths: dict.fromkeys(widths, 0.0))
     x, _ = materialise(task.split, 12)
-    table = measure_block_losses(students, teachers_of(teacher), x, x[:32], samples=1, seed=0)
-    pictures = Pictures.of_tensor(x, 16), Pictures.of_tensor(x[:32], 16)
-    costs = resolution_costs(teachers_of(teacher), *pictures)
-    assert set(table["resolution"]) == set(costs) == {8, 12} and costs[12] == 0 and 0.01 < costs[8] < 2
+    table = measure_block_losses(students, teachers_of(teacher), COSTS, x, x[:32], samples=1, seed=0)
+    assert set(table["resolution"]) == {8, 12}
     assert table["nsr"].max() < 1e-3  # the ridge of the projection
     for resolution, group in table.groupby("resolution"):
-        assert 2 * group["loss"].mean() == pytest.approx(costs[resolution], abs=2e-3)  # of two searched stages
+        assert 2 * group["loss"].mean() == pytest.approx(COSTS[resolution], abs=2e-3)  # of two searched stages
 
 
 def test_the_best_choice_loses_as_much_at_every_resolution_but_for_what_that_costs(teacher, task):
     students = made_students(teacher)
     run(students, teacher, task)
     x, _ = materialise(task.split, 12)
-    table = measure_block_losses(students, teachers_of(teacher), x, x[:32], samples=2, seed=0)
-    costs = resolution_costs(teachers_of(teacher), Pictures.of_tensor(x, 128), Pictures.of_tensor(x[:32], 250))
+    table = measure_block_losses(students, teachers_of(teacher), COSTS, x, x[:32], samples=2, seed=0)
     table["own"] = table["nsr"] - table["least_nsr"]
     for _, stage in table.groupby("stage"):
         best = {resolution: group["loss"].min() for resolution, group in stage.groupby("resolution")}
         assert best[12] == stage.loc[stage["resolution"] == 12, "own"].min() > 0
-        assert best[8] - costs[8] / 2 == pytest.approx(best[12])
+        assert best[8] - COSTS[8] / 2 == pytest.approx(best[12])
         for _, group in stage.groupby("resolution"):  # within a resolution, losses differ as the ratios do
             assert (group["loss"] - group["own"]).std() < 1e-12
 
@@ -303,7 +301,7 @@ def test_what_a_width_must_lose_is_left_to_the_next_stage_to_count(teacher, task
     students = made_students(teacher)
     run(students, teacher, task)
     x, _ = materialise(task.split, 12)
-    table = measure_block_losses(students, teachers_of(teacher), x, x[:32], samples=2, seed=0)
+    table = measure_block_losses(students, teachers_of(teacher), COSTS, x, x[:32], samples=2, seed=0)
     assert (table["nsr"] > table["least_nsr"]).all()
     first, last = (table[table["stage"] == stage] for stage in ("stage1", "stage2"))
     assert (last["least_nsr"] == 0).all()
@@ -346,4 +344,14 @@ def test_a_teacher_learns(task, monkeypatch):
     teachers = teachers_at(teacher, (8, 12), task.split, 64, 0)
     with torch.no_grad():
         for resolution, own in teachers.items():
-            assert float((own(resize(x, resolution)).argmax(1) == y).double().mean()) > 0.9
+            right = float((own(resize(x, resolution)).argmax(1) == y).double().mean())
+            assert teacher_accuracy(teachers, task.split).shares[resolution] == pytest.approx(right) and right > 0.9
+
+
+def test_a_resolution_costs_what_the_teacher_errs_more_often_there():
+    right = {16: 0.8, 24: 0.95, 32: 0.9}
+    costs = resolution_costs(TeacherAccuracy(right, 10_000))
+    assert costs[32] == 0 and costs[24] == 0  # right more often than at the largest
+    odds = [(1 - right[resolution]) / right[resolution] for resolution in (16, 32)]
+    assert costs[16] == pytest.approx(np.log(odds[0] / odds[1]) / LOG_ODDS_PER_LOSS, rel=0.01)
+    assert 0 < resolution_costs(TeacherAccuracy({16: 0.9, 32: 1.0}, 100))[16] < np.inf

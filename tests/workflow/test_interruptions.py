@@ -135,7 +135,8 @@ def training(name: str, out: Path) -> list[str]:
     sandwich = micro_params()["supernet"]["sandwich"]
     match name:
         case "train_teacher":
-            options |= {"hyperspace": "micro", "teacher": {"model": "micro-11-10", "recipe": RECIPE | {"epochs": 15}}}
+            options |= {"val": "results/val.safetensors", "hyperspace": "micro"}
+            options |= {"teacher": {"model": "micro-11-10", "recipe": RECIPE | {"epochs": 15}}}
         case "train_supernet_fp32":
             options |= {"space": "results/space.json", "sandwich": sandwich, "recipe": RECIPE | {"epochs": 8}}
         case "train_supernet_int8":

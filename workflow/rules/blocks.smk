@@ -1,6 +1,7 @@
 rule train_teacher:
     input:
         train=DATA["train"],
+        val=DATA["val"],
     output:
         "results/teacher.safetensors",
     log:
@@ -16,8 +17,8 @@ rule train_teacher:
         seed=knob("seed"),
         code=code_of("train_teacher"),
     shell:
-        "{resources.launcher} workflow/scripts/train_teacher.py --train {input.train} --hyperspace {params.hyperspace} "
-        "--teacher {params.teacher:q} --augment {params.augment:q} --seed {params.seed} "
+        "{resources.launcher} workflow/scripts/train_teacher.py --train {input.train} --val {input.val} "
+        "--hyperspace {params.hyperspace} --teacher {params.teacher:q} --augment {params.augment:q} --seed {params.seed} "
         "--workers {resources.workers} --checkpoint-steps {resources.checkpoint_steps} --threads {threads} "
         "--checkpoint results/checkpoints/teacher.safetensors --output {output} 2> {log}"
 

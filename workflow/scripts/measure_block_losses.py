@@ -8,9 +8,9 @@ from spaceevo.artifacts import Record, write_table
 from spaceevo.config import LutParams
 from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import load_split
-from spaceevo.nn.store import STUDENT_KIND, load_teachers, load_weights
+from spaceevo.nn.store import STUDENT_KIND, load_teachers, load_weights, read_teacher_accuracy
 from spaceevo.scripting import run
-from spaceevo.search.block_losses import RECALIBRATION_BATCH, measure_block_losses
+from spaceevo.search.block_losses import RECALIBRATION_BATCH, measure_block_losses, resolution_costs
 from spaceevo.search.lut import LUT_KIND
 from spaceevo.space import load_hyperspace
 from spaceevo.train.blocks import Students
@@ -40,7 +40,8 @@ def main(
         load_weights(folder / f"{key}.safetensors", STUDENT_KIND, student)
     train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, lut.train_images, seed)
     val_pictures = Pictures.of_split(load_split(val), resolution, EVALUATION_BATCH, lut.val_images, seed)
-    table = measure_block_losses(students, teachers, train_pictures, val_pictures, lut.samples, seed)
+    costs = resolution_costs(read_teacher_accuracy(teacher))
+    table = measure_block_losses(students, teachers, costs, train_pictures, val_pictures, lut.samples, seed)
     write_table(output, LUT_KIND, table, record)
 
 

@@ -14,11 +14,12 @@ from spaceevo.nn.teacher import build_teacher
 from spaceevo.scripting import run
 from spaceevo.space import load_hyperspace
 from spaceevo.train.loop import Task, finish
-from spaceevo.train.teacher import teachers_at, train_teacher
+from spaceevo.train.teacher import teacher_accuracy, teachers_at, train_teacher
 
 
 def main(
     train: Path,
+    val: Path,
     hyperspace: str,
     teacher: TeacherParams,
     augment: Augment,
@@ -29,7 +30,7 @@ def main(
     checkpoint: Path,
     output: Path,
 ) -> None:
-    """Train `teacher` on the training split."""
+    """Train `teacher` on the split `train`, and see how often it is right on `val`."""
     torch.set_num_threads(threads)
     accelerator = Accelerator()
     record = Record({"hyperspace": hyperspace, "teacher": teacher.model_dump(), "augment": augment.model_dump()}, seed)
@@ -44,7 +45,8 @@ def main(
     train_teacher(network, resolutions, teacher.label_smoothing, teacher.recipe, task, record, accelerator)
     if accelerator.is_main_process:
         teachers = teachers_at(network, resolutions, split, teacher.recalibration_images, seed)
-        write_teacher(output, teachers, teacher.model, space, spec, record)
+        accuracy = teacher_accuracy(teachers, load_split(val))
+        write_teacher(output, teachers, teacher.model, space, spec, accuracy, record)
         finish(task)
 
 
