@@ -4,13 +4,8 @@ Losses of a subnet's stages are added up and compared between resolutions, so al
 ratio that is left behind the best linear projection to what the teacher has. That of a stage choice is taken against
 the teacher's stage at the same resolution.
 
-Not all of it counts. However good a stage is, maps of few channels cannot hold the teacher's: what the first principal
-components leave out is lost to any of that width. Where the next stage is searched too, it reads a projection of the
-teacher's maps onto as many channels, and pays for that in its own ratio; counted twice, the width of early stages,
-whose ratios are the largest, would outweigh everything else.
-
 How well a short distillation learns a stage differs between resolutions, for all choices alike, and a supernet that is
-trained for long has none of that difference; so what counts at a resolution is shifted until its best choice loses as
+trained for long has none of that difference; so the ratios at a resolution are shifted until its best choice loses as
 much as the best one at the largest resolution. What a resolution costs is how much likelier the teacher errs there than
 at the largest, in log-odds, over the log-odds that a unit of loss costs. No ratio says it: features that hardly differ
 from those at the largest resolution can be where the teacher errs twice as often.
@@ -21,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -37,10 +31,10 @@ from spaceevo.nn.student import StageStudent, least_squares
 from spaceevo.nn.teacher import Teacher, Teachers
 from spaceevo.progress import progress
 from spaceevo.quant.quantizers import int8
-from spaceevo.space import Hyperspace, Stage, StageChoice, StageOptions, format_stage, sample_stage
+from spaceevo.space import Stage, StageChoice, StageOptions, format_stage, sample_stage
 from spaceevo.train.blocks import Students, teacher_features
 from spaceevo.train.evaluate import EVALUATION_BATCH, accelerator_device, recalibrate
-from spaceevo.train.losses import VARIANCE_EPSILON, noise_to_signal
+from spaceevo.train.losses import noise_to_signal
 
 RECALIBRATION_BATCH = 128
 # Of an error, for each unit of summed loss; in trained supernets of the embedded default (benchmarks/rank_fidelity.py).
@@ -72,9 +66,8 @@ def measure_block_losses(
         val_images: the same, that losses are measured on.
 
     Returns:
-        Columns stage, block_type, window, in_width, out_width, choice, resolution, nsr, least_nsr, macs, params, loss.
-        nsr is the choice's noise-to-signal ratio, and least_nsr what of it is left to the next stage to count, 0 where
-        no searched one follows. loss is the difference, shifted as said above, and an equal part of what the resolution
+        Columns stage, block_type, window, in_width, out_width, choice, resolution, nsr, macs, params, loss. nsr is the
+        choice's noise-to-signal ratio. loss is that, shifted as said above, and an equal part of what the resolution
         costs, so that the sum over searched stages holds it once.
     """
     for teacher in teachers.values():
@@ -87,11 +80,6 @@ def measure_block_losses(
         for resolution in hyperspace.block_kd_resolutions:
             train = _features(students, teachers[resolution], train_pictures, resolution)
             val = _features(students, teachers[resolution], val_pictures, resolution)
-            least = {
-                stage: least_ratios([maps[stage.name] for maps in val], stage.widths)
-                for stage in students.stages
-                if _next_is_searched(hyperspace, stage)
-            }
             for stage, index, window, student, options, in_width in combinations:
                 height = hyperspace.map_size(stage.name, resolution)
                 # The same draws for every block type and resolution: they are compared by what they are drawn.
@@ -109,7 +97,6 @@ def measure_block_losses(
                             "choice": format_stage(choice),
                             "resolution": resolution,
                             "nsr": _nsr(student, students.before[stage.name], stage, in_width, choice, train, val),
-                            "least_nsr": least[stage][choice[-1].width] if stage in least else 0.0,
                             "macs": cost.macs,
                             "params": cost.params,
                         }
@@ -133,39 +120,11 @@ def resolution_costs(accuracy: TeacherAccuracy) -> dict[int, float]:
     return {resolution: max(0.0, (odds - least) / LOG_ODDS_PER_LOSS) for resolution, odds in log_odds.items()}
 
 
-@torch.no_grad()
-def least_ratios(maps: Sequence[Tensor], widths: Sequence[int]) -> dict[int, float]:
-    """The least noise-to-signal ratio that a linear projection of any map of a width can have, for each width.
-
-    It is the share of the variance that as many principal components leave (Eckart and Young 1936).
-
-    Args:
-        maps: float32 [N, C, H, W] of each batch.
-    """
-    channels = maps[0].shape[1]
-    total = torch.zeros(channels, dtype=torch.float64, device=maps[0].device)
-    products = torch.zeros(channels, channels, dtype=torch.float64, device=maps[0].device)
-    for batch in maps:
-        x = batch.transpose(0, 1).flatten(1).double()
-        total += x.sum(1)
-        products += x @ x.T
-    count = sum(batch.numel() for batch in maps) / channels
-    covariance = products / count - torch.outer(total, total) / count**2
-    variances = torch.linalg.eigvalsh(covariance).clamp(min=0).flip(0)
-    left = (variances.sum() - variances.cumsum(0)).clamp(min=0) / (variances.sum() + channels * VARIANCE_EPSILON)
-    return {width: float(left[width - 1]) if width < channels else 0.0 for width in widths}
-
-
-def _next_is_searched(hyperspace: Hyperspace, stage: Stage) -> bool:
-    body = hyperspace.body
-    return any(before == stage and after.searched for before, after in pairwise(body))
-
-
 def _losses(table: pd.DataFrame, costs: Mapping[int, float], searched_stages: int) -> pd.Series[float]:
-    own = table["nsr"] - table["least_nsr"]
-    best = own.groupby([table["stage"], table["resolution"]]).transform("min")
-    at_largest = own[table["resolution"] == max(costs)].groupby(table["stage"]).min()
-    learned = own - best + table["stage"].map(at_largest)
+    nsr = table["nsr"]
+    best = nsr.groupby([table["stage"], table["resolution"]]).transform("min")
+    at_largest = nsr[table["resolution"] == max(costs)].groupby(table["stage"]).min()
+    learned = nsr - best + table["stage"].map(at_largest)
     return learned + table["resolution"].map(costs) / searched_stages
 
 

@@ -151,8 +151,6 @@ def build_lut(
         )
     independent = settings.mode == "independent"
     if independent:
-        if "least_nsr" in table:  # left to the next stage, which then reads any width
-            table = table.assign(loss=table["loss"] + table["least_nsr"])
         table = table.assign(in_width=ANY, out_width=ANY)
     searched = {}
     for index, stage in enumerate(hyperspace.searched_stages):

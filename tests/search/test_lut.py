@@ -140,18 +140,6 @@ def test_independent_stages_have_all_rows_of_a_resolution_as_candidates():
         assert sorted(lut.searched[0, 1, 0][resolution, ANY].loss) == sorted(expected)
 
 
-def test_what_is_left_to_the_next_stage_counts_where_that_reads_any_width():
-    table = made_table().assign(latency_ms=1.0, least_nsr=lambda rows: 1.0 / rows["out_width"])
-    rows = table[(table["stage"] == "stage1") & (table["block_type"] == 1) & (table["window"] == 0)]
-    rows = rows[rows["resolution"] == 12]
-    both = build_lut(table, HYPERSPACE, None, CLASSES, TABLE.model_copy(update={"mode": "independent"}))
-    assert sorted(both.searched[0, 1, 0][12, ANY].loss) == pytest.approx(sorted(rows["loss"] + rows["least_nsr"]))
-    own = build_lut(table, HYPERSPACE, None, CLASSES, TABLE)
-    in_width = int(rows["in_width"].iloc[0])
-    expected = rows[rows["in_width"] == in_width]["loss"]
-    assert sorted(own.searched[0, 1, 0][12, in_width].loss) == sorted(expected)
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

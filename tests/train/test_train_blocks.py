@@ -15,11 +15,9 @@ from spaceevo.data.transforms import resize
 from spaceevo.errors import TrainingError
 from spaceevo.nn.plain import initialise
 from spaceevo.nn.store import TeacherAccuracy
-from spaceevo.nn.student import least_squares
 from spaceevo.nn.teacher import SubnetTeacher
 from spaceevo.quant.calibrate import Observer
 from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
-from spaceevo.search import block_losses
 from spaceevo.search.block_losses import LOG_ODDS_PER_LOSS, measure_block_losses, resolution_costs
 from spaceevo.space import Space, parse_stage, sample_stage
 from spaceevo.train import blocks as distillation
@@ -273,8 +271,6 @@ def test_losses_of_a_lossless_stage_add_up_to_what_the_resolution_costs(teacher,
         return Exact()
 
     monkeypatch.setattr(distillation.StageStudent, "extract", exact)
-    # The exact stage sends all of the teacher's channels, whatever the width of its choice.
-    monkeypatch.setattr(block_losses, "least_ratios", lambda maps, widths: dict.fromkeys(widths, 0.0))
     x, _ = materialise(task.split, 12)
     table = measure_block_losses(students, teachers_of(teacher), COSTS, x, x[:32], samples=1, seed=0)
     assert set(table["resolution"]) == {8, 12}
@@ -288,46 +284,12 @@ def test_the_best_choice_loses_as_much_at_every_resolution_but_for_what_that_cos
     run(students, teacher, task)
     x, _ = materialise(task.split, 12)
     table = measure_block_losses(students, teachers_of(teacher), COSTS, x, x[:32], samples=2, seed=0)
-    table["own"] = table["nsr"] - table["least_nsr"]
     for _, stage in table.groupby("stage"):
         best = {resolution: group["loss"].min() for resolution, group in stage.groupby("resolution")}
-        assert best[12] == stage.loc[stage["resolution"] == 12, "own"].min() > 0
+        assert best[12] == stage.loc[stage["resolution"] == 12, "nsr"].min() > 0
         assert best[8] - COSTS[8] / 2 == pytest.approx(best[12])
         for _, group in stage.groupby("resolution"):  # within a resolution, losses differ as the ratios do
-            assert (group["loss"] - group["own"]).std() < 1e-12
-
-
-def test_what_a_width_must_lose_is_left_to_the_next_stage_to_count(teacher, task):
-    students = made_students(teacher)
-    run(students, teacher, task)
-    x, _ = materialise(task.split, 12)
-    table = measure_block_losses(students, teachers_of(teacher), COSTS, x, x[:32], samples=2, seed=0)
-    assert (table["nsr"] > table["least_nsr"]).all()
-    first, last = (table[table["stage"] == stage] for stage in ("stage1", "stage2"))
-    assert (last["least_nsr"] == 0).all()
-    for _, group in first.groupby("resolution"):
-        by_width = group.groupby("out_width")["least_nsr"]
-        assert (by_width.nunique() == 1).all()
-        assert by_width.first().is_monotonic_decreasing and by_width.first().iloc[0] > by_width.first().iloc[-1] == 0
-
-
-@torch.no_grad()
-def test_the_least_ratios_are_those_of_principal_components():
-    generator = torch.Generator().manual_seed(0)
-    mixing, offsets = torch.randn(3, 5, generator=generator), torch.arange(5.0)[:, None, None]
-    maps = [torch.einsum("nchw,cd->ndhw", pictures(4, 6, seed=i), mixing) + offsets for i in range(2)]
-    maps = [batch + 0.1 * torch.randn(batch.shape, generator=generator) for batch in maps]
-    every = torch.cat(maps)
-    rows = every.transpose(0, 1).flatten(1).T
-    _, _, components = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
-    least = block_losses.least_ratios(maps, (1, 2, 3, 5, 8))
-    assert list(least) == [1, 2, 3, 5, 8] and least[5] == least[8] == 0
-    for width in (1, 2, 3):
-        features = torch.einsum("nchw,dc->ndhw", every, components[:width])
-        assert least[width] == pytest.approx(
-            float(noise_to_signal(least_squares([features], [every])(features), every)), rel=0.01
-        )
-    assert set(block_losses.least_ratios([torch.ones(2, 3, 4, 4)], (1, 2)).values()) == {0.0}
+            assert (group["loss"] - group["nsr"]).std() < 1e-12
 
 
 def test_a_teacher_learns(task, monkeypatch):
