@@ -50,7 +50,7 @@ def main(results: Path = Path("results"), device: str = "cpu") -> None:
             for contender in contenders
         },
     }
-    write_result("spaces", content, checks)
+    write_result(f"spaces_{device}", content, checks)
 
 
 def _median(errors: Floats) -> float | None:
