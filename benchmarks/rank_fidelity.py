@@ -53,8 +53,10 @@ def main(
         ("subnets", "less loss", "less nsr", "more MACs", "least lossy third, accuracy", "most lossy third, accuracy"),
         [(name, *(f"{tau:.3f}" for tau in taus[name].values()), *_thirds(group)) for name, group in groups.items()],
     )
-    slope = _log_odds_per_loss(drawn)
-    print(f"\nLog-odds of an error per unit of summed loss: {slope:.2f}; resolutions are priced at {LOG_ODDS_PER_LOSS}")
+    slope, raised = _log_odds(drawn)
+    print(f"\nLog-odds of an error: {slope:.2f} per unit of loss within a resolution; above the largest one:")
+    for resolution, (found, priced) in raised.items():
+        print(f"  {resolution} pixels: {found:+.2f}, priced as {priced:+.2f}")
     checks = [
         Check(f"subnets: τ at least {SUBNETS_TAU}", f"{taus['all']['loss']:.3f}", taus["all"]["loss"] >= SUBNETS_TAU)
     ]
@@ -64,6 +66,7 @@ def main(
         "subnets": drawn.to_dict("list"),
         "tau_of_subnets": taus,
         "log_odds_per_loss": slope,
+        "log_odds_of_resolutions": raised,
     }
     outcomes = sorted((finished.folder / "comparison").glob("*/outcomes_*.parquet"))
     if outcomes:
@@ -88,10 +91,20 @@ def _tau(first: pd.Series[float], second: pd.Series[float]) -> float:
     return float(kendalltau(first, second).statistic)
 
 
-def _log_odds_per_loss(drawn: pd.DataFrame) -> float:
-    """Slope of a least-squares line through all subnets."""
-    wrong = (1 - drawn["accuracy"]).clip(lower=1e-4)
-    return float(np.polyfit(drawn["loss"], np.log(wrong / (1 - wrong)), 1)[0])
+def _log_odds(drawn: pd.DataFrame) -> tuple[float, dict[int, tuple[float, float]]]:
+    """Log-odds of an error: by how much they rise with the loss, and between resolutions.
+
+    Returns:
+        Least-squares slope within resolutions; and for each resolution how far the mean is above that of the largest,
+        found and as the loss prices it.
+    """
+    wrong = (1 - drawn["accuracy"]).clip(1e-4, 1 - 1e-4)
+    table = drawn.assign(odds=np.log(wrong / (1 - wrong)))[["resolution", "loss", "odds"]]
+    means = table.groupby("resolution").mean()
+    within = table[["loss", "odds"]] - means.loc[table["resolution"]].set_axis(table.index)
+    above = means - means.loc[means.index.max()]
+    raised = {int(r): (float(row["odds"]), float(LOG_ODDS_PER_LOSS * row["loss"])) for r, row in above.iterrows()}
+    return float((within["loss"] * within["odds"]).sum() / (within["loss"] ** 2).sum()), raised
 
 
 def _thirds(drawn: pd.DataFrame) -> tuple[str, str]:

@@ -84,7 +84,7 @@ class TeacherAccuracy:
     """How often a teacher is right.
 
     Attributes:
-        shares: of the pictures of val, 0 to 1, at each of its resolutions.
+        shares: of pictures of val, 0 to 1, at each of its resolutions.
         images: how many pictures these are.
     """
 
@@ -112,18 +112,23 @@ def write_teacher(
         "model": model,
         "hyperspace": hyperspace.name,
         "resolutions": list(teachers),
-        "accuracy": {str(resolution): share for resolution, share in accuracy.shares.items()},
-        "accuracy_images": accuracy.images,
+        "accuracy": asdict(accuracy),
         "images": asdict(spec),
     }
     write_tensors(path, TEACHER_KIND, arrays, record, content)
 
 
 def read_teacher_accuracy(path: Path | str) -> TeacherAccuracy:
-    """What was given to `write_teacher`."""
-    _, content = read_tensors(path, TEACHER_KIND)
-    shares = {int(resolution): share for resolution, share in content["accuracy"].items()}
-    return TeacherAccuracy(shares, content["accuracy_images"])
+    """How often a trained teacher is right.
+
+    Raises:
+        ArtifactError: the file cannot be read, or does not say so, as those of earlier versions.
+    """
+    content, _ = _content(path, TEACHER_KIND)
+    if "accuracy" not in content:
+        raise ArtifactError(f"{path} does not say how often the teacher is right: delete it and run again.")
+    found = content["accuracy"]
+    return TeacherAccuracy({int(resolution): share for resolution, share in found["shares"].items()}, found["images"])
 
 
 def load_teachers(path: Path | str) -> tuple[Teachers, ImageSpec]:

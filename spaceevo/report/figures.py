@@ -170,6 +170,7 @@ def draw_losses(
 ) -> Figure:
     """Distribution of the LUT's INT8 losses per stage and block type, with the type that each device's space took."""
     stages, names = hyperspace.searched_stages, [block_type.block for block_type in hyperspace.block_types]
+    losses = lut["nsr"] if "nsr" in lut else lut["loss"]  # a published LUT has no more than that
     columns = len(stages) if len(stages) <= 4 else math.ceil(len(stages) / 2)
     rows = math.ceil(len(stages) / columns)
     with drawing(1.6 + 2.0 * columns, rows * (1.1 + 0.25 * len(names))) as figure:
@@ -177,12 +178,12 @@ def draw_losses(
         for axes in grid.flat[len(stages) :]:
             axes.set_visible(False)
         for number, (stage, axes) in enumerate(zip(stages, grid.flat, strict=False)):
-            losses = lut[lut["stage"] == stage.name]
+            of_stage = lut["stage"] == stage.name
             taken: dict[int, list[str]] = {}
             for device in devices:
                 taken.setdefault(device.space.block_types[number], []).append(colours[device.name])
             for row in range(len(names)):
-                _draw_box(axes, row, losses.loc[losses["block_type"] == row, "loss"], taken.get(row, []))
+                _draw_box(axes, row, losses[of_stage & (lut["block_type"] == row)], taken.get(row, []))
             axes.set_title(stage.name)
             axes.set_yticks(range(len(names)), names)
             axes.grid(axis="y", visible=False)

@@ -1,14 +1,14 @@
 """Measuring the accuracy LUT: what share of the teacher's signal a distilled INT8 stage loses, and a resolution.
 
-Losses of a subnet's stages are added up and compared between resolutions, so all are of one kind: the noise-to-signal
-ratio that is left behind the best linear projection to what the teacher has. That of a stage choice is taken against
-the teacher's stage at the same resolution.
+Losses of a subnet's stages are added up and compared between resolutions, so all are in one unit, that of the
+noise-to-signal ratio that is left behind the best linear projection to what the teacher has. That of a stage choice is
+taken against the teacher's stage at the same resolution.
 
 How well a short distillation learns a stage differs between resolutions, for all choices alike, and a supernet that is
 trained for long has none of that difference; so the ratios at a resolution are shifted until its best choice loses as
 much as the best one at the largest resolution. What a resolution costs is how much likelier the teacher errs there than
-at the largest, in log-odds, over the log-odds that a unit of loss costs. No ratio says it: features that hardly differ
-from those at the largest resolution can be where the teacher errs twice as often.
+at the largest, in log-odds, over the log-odds that a unit of loss costs. Its features would not say it: they can
+hardly differ from those at the largest resolution where the teacher errs twice as often.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from spaceevo.train.evaluate import EVALUATION_BATCH, accelerator_device, recali
 from spaceevo.train.losses import noise_to_signal
 
 RECALIBRATION_BATCH = 128
-# Of an error, for each unit of summed loss; in trained supernets of the embedded default (benchmarks/rank_fidelity.py).
+# Log-odds of an error for each unit of summed loss, about the middle of what trained supernets of the embedded default
+# show: 0.5 at their lowest resolution, 2.3 at the highest (docs/comparison.md).
 LOG_ODDS_PER_LOSS = 1.5
 
 Features = Sequence[Mapping[str, Tensor]]  # of each batch, by stage
@@ -116,8 +117,8 @@ def resolution_costs(accuracy: TeacherAccuracy) -> dict[int, float]:
         resolution: math.log((images * (1 - share) + 0.5) / (images * share + 0.5))
         for resolution, share in accuracy.shares.items()
     }
-    least = log_odds[max(log_odds)]
-    return {resolution: max(0.0, (odds - least) / LOG_ODDS_PER_LOSS) for resolution, odds in log_odds.items()}
+    at_largest = log_odds[max(log_odds)]
+    return {resolution: max(0.0, (odds - at_largest) / LOG_ODDS_PER_LOSS) for resolution, odds in log_odds.items()}
 
 
 def _losses(table: pd.DataFrame, costs: Mapping[int, float], searched_stages: int) -> pd.Series[float]:

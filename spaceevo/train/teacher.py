@@ -20,6 +20,8 @@ from spaceevo.nn.teacher import Teacher, Teachers, sharing_weights
 from spaceevo.train.evaluate import EVALUATION_BATCH, RECALIBRATION_BATCH, recalibrate, share_right
 from spaceevo.train.loop import Part, Task, subnet_rng, train
 
+ACCURACY_IMAGES = 10_000  # at most, that a teacher's accuracy is measured on
+
 
 def train_teacher(
     teacher: Teacher,
@@ -54,12 +56,13 @@ def teachers_at(teacher: Teacher, resolutions: Sequence[int], split: Split, imag
 
 
 @torch.no_grad()
-def teacher_accuracy(teachers: Teachers, split: Split) -> TeacherAccuracy:
-    """How often a teacher is right on the pictures of a split, at each of its resolutions."""
-    pictures = Pictures.of_split(split, max(teachers), EVALUATION_BATCH)
+def teacher_accuracy(teachers: Teachers, split: Split, seed: int) -> TeacherAccuracy:
+    """How often a teacher is right on a split, or on `ACCURACY_IMAGES` pictures of it, at each of its resolutions."""
+    pictures = Pictures.of_split(split, max(teachers), EVALUATION_BATCH, min(len(split), ACCURACY_IMAGES), seed)
+    assert pictures.labels is not None
     shares = {}
     for resolution, teacher in teachers.items():
         device = next(teacher.parameters()).device
         logits = [teacher(images_on(batch, device)).cpu() for batch in pictures.batches(resolution)]
-        shares[resolution] = share_right(torch.cat(logits), torch.from_numpy(split.labels))
-    return TeacherAccuracy(shares, len(split))
+        shares[resolution] = share_right(torch.cat(logits), pictures.labels)
+    return TeacherAccuracy(shares, len(pictures.labels))

@@ -101,6 +101,13 @@ def test_a_teacher_round_trips(tmp_path):
     assert all(first is second for first, second in zip(*weights, strict=True))
 
 
+def test_a_teacher_that_does_not_say_how_often_it_is_right(tmp_path):
+    path = tmp_path / "teacher.safetensors"
+    write_module(path, "teacher", nn.Linear(2, 2), {}, SPEC, Record({}))
+    with pytest.raises(ArtifactError, match="does not say how often the teacher is right"):
+        read_teacher_accuracy(path)
+
+
 def test_a_teacher_of_another_shape_is_refused(tmp_path):
     hyperspace = load_hyperspace("tiny")
     path = tmp_path / "teacher.safetensors"

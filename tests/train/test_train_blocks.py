@@ -304,10 +304,33 @@ def test_a_teacher_learns(task, monkeypatch):
     x, y = materialise(task.split, 12)
     assert sizes == {8, 12} and not teacher.training
     teachers = teachers_at(teacher, (8, 12), task.split, 64, 0)
+    accuracy = teacher_accuracy(teachers, task.split, 0)
+    assert accuracy.images == len(task.split)
     with torch.no_grad():
         for resolution, own in teachers.items():
             right = float((own(resize(x, resolution)).argmax(1) == y).double().mean())
-            assert teacher_accuracy(teachers, task.split).shares[resolution] == pytest.approx(right) and right > 0.9
+            assert accuracy.shares[resolution] == pytest.approx(right) and right > 0.9
+
+
+def test_the_accuracy_of_a_teacher_is_of_each_resolution_and_of_few_pictures_of_a_large_split(monkeypatch):
+    """Teachers that say one class for all pictures: right as often as it occurs."""
+
+    class Says(torch.nn.Module):
+        def __init__(self, label):
+            super().__init__()
+            self.logits = torch.nn.Parameter(torch.eye(4)[label])
+
+        def forward(self, x):
+            return self.logits.expand(len(x), 4)
+
+    split = made_split(402)
+    counts = np.bincount(split.labels, minlength=4) / len(split)
+    assert counts[1] > counts[3]
+    monkeypatch.setattr("spaceevo.train.teacher.EVALUATION_BATCH", 30)
+    accuracy = teacher_accuracy({8: Says(1), 12: Says(3)}, split, 0)
+    assert accuracy == TeacherAccuracy({8: pytest.approx(counts[1]), 12: pytest.approx(counts[3])}, 402)
+    monkeypatch.setattr("spaceevo.train.teacher.ACCURACY_IMAGES", 100)
+    assert teacher_accuracy({8: Says(0)}, split, 0).images == 100
 
 
 def test_a_resolution_costs_what_the_teacher_errs_more_often_there():

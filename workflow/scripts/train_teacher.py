@@ -45,7 +45,7 @@ def main(
     train_teacher(network, resolutions, teacher.label_smoothing, teacher.recipe, task, record, accelerator)
     if accelerator.is_main_process:
         teachers = teachers_at(network, resolutions, split, teacher.recalibration_images, seed)
-        accuracy = teacher_accuracy(teachers, load_split(val))
+        accuracy = teacher_accuracy(teachers, load_split(val), seed)
         write_teacher(output, teachers, teacher.model, space, spec, accuracy, record)
         finish(task)
 
