@@ -2,7 +2,7 @@
 
 Beside the losses, two simpler proxies: the noise-to-signal ratios that losses are made of, and MACs. Subnets are
 put together from the stage choices that the LUT holds, so that their summed loss is known. Spaces are those
-of a finished comparison: `snakemake results/<device>/comparison/summary.md`.
+of a finished comparison, `snakemake results/<device>/comparison/summary.md`, where that has enough of them.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def main(
     device: str = "cpu",
     params: Path = Path("params.yaml"),
     subnets: int = 100,
+    fewest_spaces: int = 6,
     seed: int = 0,
     threads: int = 1,
 ) -> None:
@@ -69,7 +70,7 @@ def main(
         "log_odds_of_resolutions": raised,
     }
     outcomes = sorted((finished.folder / "comparison").glob("*/outcomes_*.parquet"))
-    if outcomes:
+    if len({path.parent for path in outcomes}) >= fewest_spaces:
         comparison = read_comparison(device, finished.folder / "space.json", outcomes)
         spaces = _spaces(finished, comparison)
         tau = _tau(spaces["score"], spaces["accuracy"])

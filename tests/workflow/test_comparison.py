@@ -44,7 +44,9 @@ def test_it_is_made_by_name_alone(project: Path) -> None:
 def test_benchmarks_read_it(project: Path) -> None:
     copy_benchmarks(project)
     assert "better on average than" in run(project, "python", "benchmarks/spaces.py")
-    assert "2 spaces: τ" in run(project, "python", "benchmarks/rank_fidelity.py", "--subnets", "6")
+    ranked = ["python", "benchmarks/rank_fidelity.py", "--subnets", "6"]
+    assert "spaces: τ" not in run(project, *ranked)
+    assert "2 spaces: τ" in run(project, *ranked, "--fewest-spaces", "2")
 
 
 def test_a_block_type_that_is_not_there(project: Path) -> None:
