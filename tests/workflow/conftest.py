@@ -1,5 +1,6 @@
 """Projects that several tests share: one with made artifacts, one that ran the whole workflow."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Tests must leave it as it is: they copy it, or read.
     """
-    shared = tmp_path_factory.getbasetemp().parent  # of all the processes that run tests beside one another
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all the processes that run tests beside one another
     folder, done = shared / "finished" / "project", shared / "finished.done"
     with FileLock(shared / "finished.lock"):
         if not done.exists():
