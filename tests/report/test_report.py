@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 from report.made_up_run import SPACES, Run
@@ -197,6 +198,19 @@ def test_the_loss_figure_marks_what_each_space_took(finished_run: Run) -> None:
         assert axes.get_title(loc="left") == stage.name
         marks = {(text.get_color(), text.xy[1]) for text in axes.texts}
         assert marks == {(colours[d.name], d.space.block_types[number]) for d in devices}
+
+
+def test_the_loss_figure_shows_ratios_without_what_resolutions_cost(finished_run: Run) -> None:
+    devices = [read_device(finished_run.results, name) for name in SPACES]
+    table = read_table(finished_run.results / "blocks" / "lut.parquet", LUT_KIND)
+    colours = device_colours(list(SPACES), PARAMS.colour)
+
+    def ends(shown: pd.DataFrame) -> float:
+        (axes, *_) = draw_losses(shown, load_hyperspace("tiny"), devices, colours).axes
+        return float(axes.dataLim.x1)
+
+    assert ends(table.assign(nsr=table["loss"], loss=table["loss"] + 5)) == ends(table)
+    assert ends(table.assign(loss=table["loss"] + 5)) > ends(table) + 4
 
 
 def test_a_run_of_imported_supernets_has_neither_losses_nor_evolutions(finished_run: Run, tmp_path: Path) -> None:
