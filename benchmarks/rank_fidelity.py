@@ -25,7 +25,7 @@ from spaceevo.scripting import run
 from spaceevo.search.block_losses import LOG_ODDS_PER_LOSS
 from spaceevo.search.lut import LUT_KIND, build_lut
 from spaceevo.search.score import make_scorer
-from spaceevo.space import Space, StageChoice, Subnet, parse_stage, sample_stage
+from spaceevo.space import IMAGE_CHANNELS, Space, StageChoice, Subnet, parse_stage, sample_stage
 
 SUBNETS_TAU, SPACES_TAU = 0.7, 0.6
 PROXIES = {"loss": -1, "nsr": -1, "macs": 1}  # and whether more of it is good
@@ -139,18 +139,24 @@ def _subnets(finished: FinishedRun, count: int, seed: int) -> pd.DataFrame:
 def _draw(
     space: Space, groups: dict[tuple[object, ...], pd.DataFrame], rng: np.random.Generator
 ) -> tuple[Subnet, tuple[float, ...]]:
-    """A subnet whose searched stages are in the LUT, drawn stage after stage, and what `PROXIES` sums over them."""
+    """A subnet whose stages are in the LUT, drawn one after the other, and what `PROXIES` sums over them.
+
+    Of a stage that is not searched, and is not in the LUT, any choice is drawn.
+    """
     resolution = int(rng.choice(space.hyperspace.block_kd_resolutions))
     stages: list[StageChoice] = []
-    drawn, searched = [], iter(zip(space.block_types, space.windows, strict=True))
+    drawn, searched, arriving = [], iter(zip(space.block_types, space.windows, strict=True)), IMAGE_CHANNELS
     for options in space.options:
-        if options.stage.searched:
-            rows = groups[options.stage.name, *next(searched), stages[-1][-1].width, resolution]
+        key = next(searched) if options.stage.searched else (0, 0)
+        rows = groups.get((options.stage.name, *key, arriving, resolution))
+        if rows is None and not options.stage.searched:
+            stages.append(sample_stage(options, rng))
+        else:
+            assert rows is not None, f"the LUT has no row for {options.stage.name}"
             row = rows.iloc[int(rng.integers(len(rows)))]
             stages.append(parse_stage(row["choice"]))
             drawn.append(row)
-        else:
-            stages.append(sample_stage(options, rng))
+        arriving = stages[-1][-1].width
     sums = tuple(float(sum(row[proxy] for row in drawn)) for proxy in PROXIES)
     return Subnet(resolution, tuple(stages)), sums
 

@@ -26,10 +26,10 @@ from spaceevo.latency.kernels import Kernel, kernels
 from spaceevo.latency.predictor import KernelModel, Predictor, write_predictor
 from spaceevo.latency.regression import build_design, fit_nonnegative, kernel_models, summed
 from spaceevo.latency.table import Table, read_table_lines, unseen_figures
-from spaceevo.nn.network import IMAGE_CHANNELS, head_plan, stage_plan, subnet_plan
+from spaceevo.nn.network import head_plan, stage_plan, subnet_plan
 from spaceevo.scripting import clear_errors
 from spaceevo.search.published_lut import read_published_lut
-from spaceevo.space import Hyperspace, Space, Subnet, load_hyperspace, parse_space
+from spaceevo.space import IMAGE_CHANNELS, Hyperspace, Space, Subnet, load_hyperspace, parse_space
 
 PUBLISHED_CLASSES = 1000
 OTHER_CLASSES = (10, 100)

@@ -26,9 +26,9 @@ from spaceevo.errors import ArtifactError
 from spaceevo.latency.features import SIZES, Array, Terms, kernel_sizes, parse_feature
 from spaceevo.latency.kernels import BOUNDARIES, Kernel, boundary_kernels, kernels
 from spaceevo.nn.blocks import block_plan
-from spaceevo.nn.network import IMAGE_CHANNELS, head_plan
+from spaceevo.nn.network import head_plan
 from spaceevo.nn.plan import Plan
-from spaceevo.space import BlockChoice, BlockType, Hyperspace, Space, StageChoice, Subnet
+from spaceevo.space import IMAGE_CHANNELS, BlockChoice, BlockType, Hyperspace, Space, StageChoice, Subnet
 
 PREDICTOR_KIND = "latency_predictor"
 

@@ -13,9 +13,18 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 
 from spaceevo.nn.blocks import block_plan
-from spaceevo.nn.network import IMAGE_CHANNELS, head_choices, subnet_plan
+from spaceevo.nn.network import head_choices, subnet_plan
 from spaceevo.nn.plan import Plan
-from spaceevo.space import BlockChoice, BlockType, Hyperspace, Space, Stage, Subnet, sample_space, sample_subnet
+from spaceevo.space import (
+    BlockChoice,
+    BlockType,
+    Hyperspace,
+    Space,
+    Stage,
+    Subnet,
+    sample_space,
+    sample_subnet,
+)
 
 Split = Literal["fit", "test"]
 T = TypeVar("T")
@@ -136,7 +145,7 @@ def sample_blocks(
 ) -> Iterator[ProfiledBlock]:
     """Random blocks: `per_type` of each block type in each stage, with any width that can arrive."""
     for stage in hyperspace.body:
-        for block_type in (stage.block_type,) if stage.block_type is not None else hyperspace.block_types:
+        for block_type in hyperspace.types_of(stage):
             for _ in range(per_type):
                 yield _sample_block(hyperspace, stage, block_type, rng)
     for name, block_type, choices, stride in head_choices(hyperspace, num_classes):
@@ -152,7 +161,7 @@ def _sample_block(
 ) -> ProfiledBlock:
     resolution = _choose(hyperspace.resolutions, rng)
     height = _arriving_height(hyperspace, stage.name, resolution)
-    arriving, stride = hyperspace.in_widths(stage.name) or (IMAGE_CHANNELS,), stage.stride
+    arriving, stride = hyperspace.in_widths(stage.name), stage.stride
     if max(stage.depths) > 1 and rng.random() < 0.5:  # a later block of the stage
         height, arriving, stride = (height - 1) // stride + 1, stage.widths, 1
     choice = BlockChoice(_choose(block_type.kernels, rng), _choose(stage.widths, rng), _choose(block_type.expands, rng))

@@ -6,9 +6,7 @@ from functools import lru_cache
 
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.plan import Plan, join
-from spaceevo.space import BlockChoice, BlockType, Hyperspace, Space, StageChoice, Subnet
-
-IMAGE_CHANNELS = 3
+from spaceevo.space import IMAGE_CHANNELS, BlockChoice, BlockType, Hyperspace, Space, StageChoice, Subnet
 
 
 @lru_cache(maxsize=65536)

@@ -12,11 +12,11 @@ from spaceevo.data.transforms import resize
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.convolution import conv2d
 from spaceevo.nn.execute import execute
-from spaceevo.nn.network import IMAGE_CHANNELS, head_choices
+from spaceevo.nn.network import head_choices
 from spaceevo.nn.plan import Conv, Linear, Plan
 from spaceevo.quant.grids import Grid, grid_kinds
 from spaceevo.quant.quantizers import FixedQuantizer, Precision, WeightQuantizer, activation_quantizer, int8
-from spaceevo.space import BlockType, Space, StageChoice, Subnet
+from spaceevo.space import IMAGE_CHANNELS, BlockType, Space, StageChoice, Subnet
 
 
 class PlainBlock(nn.Module):

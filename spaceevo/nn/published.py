@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spaceevo.errors import CheckpointError
 from spaceevo.nn.elastic import ElasticBlock, ElasticStage
-from spaceevo.nn.network import IMAGE_CHANNELS, head_choices
+from spaceevo.nn.network import head_choices
 from spaceevo.nn.supernet import Supernet
 from spaceevo.space import BlockType, Hyperspace, Space, Stage, load_hyperspace
 from spaceevo.space.hyperspace import PROJECT, SHIPPED
@@ -74,7 +74,7 @@ def published_shapes(space: Space, num_classes: int) -> dict[str, Shape]:
     """Name and shape of every weight, bias and BatchNorm parameter or statistic that a published supernet must have."""
     shapes: dict[str, Shape] = {}
     for stage in stage_shapes(space, num_classes):
-        arriving = space.hyperspace.in_widths(stage.name) or (IMAGE_CHANNELS,)
+        arriving = space.hyperspace.in_widths(stage.name)
         with torch.device("meta"):
             module = ElasticStage(stage.block_type, arriving, stage.widths, stage.depths[-1], stage.stride)
         for name, tensor in module.state_dict().items():

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from spaceevo.nn.elastic import corner_plans
-from spaceevo.nn.network import IMAGE_CHANNELS
 from spaceevo.nn.plan import INPUT, Add, Conv, Gate, Linear, Op, Plan
 from spaceevo.nn.published import StageShape, published_layer, stage_shapes
 from spaceevo.quant.grids import LEVELS
-from spaceevo.space import Space
+from spaceevo.space import IMAGE_CHANNELS, Space
 
 AGREEMENT = 0.05  # of a range: how far the ends of several consumers' ranges may lie apart
 

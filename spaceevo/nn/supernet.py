@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from spaceevo.data.transforms import resize
 from spaceevo.nn.elastic import ElasticStage
-from spaceevo.nn.network import IMAGE_CHANNELS, head_choices
+from spaceevo.nn.network import head_choices
 from spaceevo.nn.plain import Network, stage_choices
 from spaceevo.quant.grids import Grid
 from spaceevo.quant.quantizers import FixedQuantizer, Precision, fp32
-from spaceevo.space import Space, Subnet
+from spaceevo.space import IMAGE_CHANNELS, Space, Subnet
 
 
 class Supernet(nn.Module):

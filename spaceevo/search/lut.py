@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -19,7 +20,6 @@ import pandas as pd
 from spaceevo.config import QTSettings
 from spaceevo.errors import ArtifactError, ParamsError
 from spaceevo.latency.predictor import Predictor
-from spaceevo.nn.network import IMAGE_CHANNELS
 from spaceevo.space import Hyperspace, Space, StageOptions, parse_stage
 from spaceevo.space.hyperspace import Stage
 
@@ -62,7 +62,8 @@ class AccuracyLut:
 
     Attributes:
         searched: for each (searched stage index, block type, window) its candidates.
-        fixed: for each stage of the body that is not searched, by name, all its choices, with loss 0.
+        fixed: for each stage of the body that is not searched, by name, its candidates: those of the LUT, or where
+            that has none (a published one), all its choices, with loss 0.
         head_ms: latency of everything after the body, by (resolution, arriving width), the device's overhead included.
     """
 
@@ -152,38 +153,36 @@ def build_lut(
     independent = settings.mode == "independent"
     if independent:
         table = table.assign(in_width=ANY, out_width=ANY)
+    _check_complete(table, hyperspace, independent)
     searched = {}
     for index, stage in enumerate(hyperspace.searched_stages):
         rows = table[table["stage"] == stage.name]
         for key, part in rows.groupby(["block_type", "window"]):
             block_type, window = cast(tuple[int, int], key)
             searched[index, int(block_type), int(window)] = _stage_table(part)
-    _check_complete(searched, hyperspace, independent)
     if settings.fixed_latency_ms is None:
         if predictor is None or independent:
             raise ParamsError(
                 "space.score.fixed_latency_ms (--fixed-ms) is not given: where stages are independent or no device "
                 "predicts it, the latency of the stages that are not searched is needed for each resolution."
             )
-        fixed = {
-            stage.name: _fixed_table(stage, hyperspace, predictor) for stage in hyperspace.body if not stage.searched
-        }
+        fixed = _fixed_tables(table, hyperspace, predictor)
         return AccuracyLut(hyperspace, searched, fixed, _head_latencies(hyperspace, predictor, num_classes))
     given = _given_latencies(hyperspace, settings.fixed_latency_ms)
     if independent:
         return AccuracyLut(hyperspace, searched, {}, {(resolution, ANY): ms for resolution, ms in given.items()})
-    fixed = {stage.name: _fixed_table(stage, hyperspace, None) for stage in hyperspace.body if not stage.searched}
+    fixed = _fixed_tables(table.assign(latency_ms=0.0), hyperspace, None)
     head_ms = {(resolution, width): ms for resolution, ms in given.items() for width in hyperspace.body[-1].widths}
     return AccuracyLut(hyperspace, searched, fixed, head_ms)
 
 
 def _check_rows(table: pd.DataFrame, hyperspace: Hyperspace) -> None:
     """Raise an `ArtifactError` that names a row which the hyperspace does not have."""
-    foreign = ~table["stage"].isin([stage.name for stage in hyperspace.searched_stages])
-    for stage in hyperspace.searched_stages:
+    foreign = ~table["stage"].isin([stage.name for stage in hyperspace.body])
+    for stage in hyperspace.body:
         own = table["stage"] == stage.name
         windows = [set(stage.window_widths(window)) for window in range(stage.windows)]
-        known = table["block_type"].between(0, len(hyperspace.block_types) - 1) & table["window"].between(
+        known = table["block_type"].between(0, len(hyperspace.types_of(stage)) - 1) & table["window"].between(
             0, stage.windows - 1
         )
         for window, widths in enumerate(windows):
@@ -225,7 +224,7 @@ def _latencies(table: pd.DataFrame, hyperspace: Hyperspace, predictor: Predictor
     for name, block_type, in_width, choice, resolution in zip(*columns, strict=True):
         stage = hyperspace.stage(name)
         height = hyperspace.map_size(name, resolution)
-        kind = hyperspace.block_types[block_type]
+        kind = hyperspace.types_of(stage)[block_type]
         latencies.append(predictor.stage_ms(kind, in_width, parse_stage(choice), stage.stride, height).latency_ms)
     return latencies
 
@@ -242,15 +241,25 @@ def _stage_table(rows: pd.DataFrame) -> StageTable:
     return table
 
 
-def _fixed_table(stage: Stage, hyperspace: Hyperspace, predictor: Predictor | None) -> StageTable:
-    """All choices of a fixed stage; their latency is 0 without a predictor."""
+def _fixed_tables(table: pd.DataFrame, hyperspace: Hyperspace, predictor: Predictor | None) -> dict[str, StageTable]:
+    """Candidates of each fixed stage, from its rows if it has any."""
+    found = {}
+    for stage in hyperspace.body:
+        rows = table[table["stage"] == stage.name]
+        if not stage.searched:
+            found[stage.name] = _lossless_table(stage, hyperspace, predictor) if rows.empty else _stage_table(rows)
+    return found
+
+
+def _lossless_table(stage: Stage, hyperspace: Hyperspace, predictor: Predictor | None) -> StageTable:
+    """All choices of a fixed stage, with loss 0; their latency is 0 without a predictor."""
     assert stage.block_type is not None
     choices = tuple(StageOptions(stage, stage.block_type, stage.widths).enumerate())
     out_width = np.array([choice[-1].width for choice in choices])
     table = {}
     for resolution in hyperspace.block_kd_resolutions:
         height = hyperspace.map_size(stage.name, resolution)
-        for in_width in hyperspace.in_widths(stage.name) or (IMAGE_CHANNELS,):
+        for in_width in hyperspace.in_widths(stage.name):
             latency_ms = np.zeros(len(choices))
             if predictor is not None:
                 latency_ms[:] = [
@@ -261,21 +270,24 @@ def _fixed_table(stage: Stage, hyperspace: Hyperspace, predictor: Predictor | No
     return table
 
 
-def _check_complete(
-    searched: dict[tuple[int, int, int], StageTable], hyperspace: Hyperspace, independent: bool
-) -> None:
-    for index, stage in enumerate(hyperspace.searched_stages):
-        for block_type in range(len(hyperspace.block_types)):
-            for window in range(stage.windows):
-                table = searched.get((index, block_type, window), {})
-                for resolution in hyperspace.block_kd_resolutions:
-                    for in_width in (ANY,) if independent else hyperspace.in_widths(stage.name):
-                        if (resolution, in_width) not in table:
-                            arriving = "" if independent else f" {in_width} arriving channels"
-                            raise ArtifactError(
-                                f"The accuracy LUT has no row for {stage.name}, block type {block_type}, window "
-                                f"{window},{arriving} at {resolution} pixels: make it again for this hyperspace."
-                            )
+def _check_complete(table: pd.DataFrame, hyperspace: Hyperspace, independent: bool) -> None:
+    """Raise an `ArtifactError` that names a row which the table lacks; fixed stages may have none at all."""
+    keys = ["stage", "block_type", "window", "in_width", "resolution"]
+    present = set(table[keys].itertuples(index=False, name=None))
+    named = {name for name, *_ in present}
+    for stage in hyperspace.body:
+        if not stage.searched and stage.name not in named:
+            continue
+        types, windows = range(len(hyperspace.types_of(stage))), range(stage.windows)
+        in_widths = (ANY,) if independent else hyperspace.in_widths(stage.name)
+        for row in product([stage.name], types, windows, in_widths, hyperspace.block_kd_resolutions):
+            if row not in present:
+                _, block_type, window, in_width, resolution = row
+                arriving = "" if independent else f" {in_width} arriving channels"
+                raise ArtifactError(
+                    f"The accuracy LUT has no row for {stage.name}, block type {block_type}, window {window},"
+                    f"{arriving} at {resolution} pixels: make it again for this hyperspace."
+                )
 
 
 def smallest_latency(lut: AccuracyLut) -> float:

@@ -1,9 +1,10 @@
 """Hyperspaces, spaces, subnets and their codes; sampling, mutation and crossover. Imports nothing heavy."""
 
-from spaceevo.space.hyperspace import BlockType, Hyperspace, Stage, load_hyperspace, parse_hyperspace
+from spaceevo.space.hyperspace import IMAGE_CHANNELS, BlockType, Hyperspace, Stage, load_hyperspace, parse_hyperspace
 from spaceevo.space.names import is_name, known_names
 from spaceevo.space.sampling import (
     cross_subnets,
+    measured_choices,
     mutate_space,
     mutate_subnet,
     sample_space,
@@ -14,6 +15,7 @@ from spaceevo.space.space import Space, StageOptions, count_spaces, enumerate_sp
 from spaceevo.space.subnet import BlockChoice, StageChoice, Subnet, format_stage, parse_stage, parse_subnet
 
 __all__ = [
+    "IMAGE_CHANNELS",
     "BlockChoice",
     "BlockType",
     "Hyperspace",
@@ -29,6 +31,7 @@ __all__ = [
     "is_name",
     "known_names",
     "load_hyperspace",
+    "measured_choices",
     "mutate_space",
     "mutate_subnet",
     "parse_hyperspace",

@@ -17,6 +17,7 @@ T = TypeVar("T")
 SHIPPED = Path(__file__).parent / "hyperspaces"
 PROJECT = Path("hyperspaces")  # in the working directory: a project's own
 ACTIVATIONS = (None, "relu", "relu6", "swish", "hswish")
+IMAGE_CHANNELS = 3
 NO_EXPAND = (0.0,)  # the expand ratio of a block that has none; written "0" in codes
 
 
@@ -62,14 +63,12 @@ class Stage:
 
     def window_widths(self, index: int) -> tuple[int, ...]:
         """Widths of window `index`: consecutive entries of `widths`."""
-        assert self.window is not None
-        return self.widths[index : index + self.window]
+        return self.widths[index : index + (self.window or len(self.widths))]
 
     @property
     def windows(self) -> int:
-        """Number of width windows to choose from."""
-        assert self.window is not None
-        return len(self.widths) - self.window + 1
+        """Number of width windows to choose from: one, of all widths, where the stage is not searched."""
+        return len(self.widths) - self.window + 1 if self.window else 1
 
 
 @dataclass(frozen=True)
@@ -93,9 +92,18 @@ class Hyperspace:
         return self.stages[: last + 1]
 
     @cached_property
+    def distilled_stages(self) -> tuple[Stage, ...]:
+        """The stages that losses are measured of: those searched, and others of the body that several widths reach."""
+        return tuple(stage for stage in self.body if stage.searched or len(self.in_widths(stage.name)) > 1)
+
+    @cached_property
     def head(self) -> tuple[Stage, ...]:
         """The stages after the body; they leave no choice."""
         return self.stages[len(self.body) :]
+
+    def types_of(self, stage: Stage) -> tuple[BlockType, ...]:
+        """The block types that a stage can have: all, or its own where it is not searched."""
+        return self.block_types if stage.block_type is None else (stage.block_type,)
 
     def stage(self, name: str) -> Stage:
         """The stage called `name`; a `KeyError` names the stages there are."""
@@ -114,8 +122,8 @@ class Hyperspace:
         raise KeyError(name)
 
     def in_widths(self, name: str) -> tuple[int, ...]:
-        """Widths that can arrive at stage `name` over all spaces (empty for the first stage)."""
-        previous: tuple[int, ...] = ()
+        """Widths that can arrive at stage `name` over all spaces: at the first one, the channels of a picture."""
+        previous: tuple[int, ...] = (IMAGE_CHANNELS,)
         for stage in self.stages:
             if stage.name == name:
                 return previous

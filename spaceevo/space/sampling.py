@@ -54,6 +54,13 @@ def sample_stage(options: StageOptions, rng: np.random.Generator, *, depth: int 
     return tuple(_choose(rng, options.blocks) for _ in range(depth))
 
 
+def measured_choices(options: StageOptions, samples: int, rng: np.random.Generator) -> list[StageChoice]:
+    """The choices of a stage whose losses stand for all: all of a stage that is not searched, where they are few."""
+    if options.all_measured:
+        return list(options.enumerate())
+    return [sample_stage(options, rng) for _ in range(samples)]
+
+
 def sample_subnet(space: Space, rng: np.random.Generator) -> Subnet:
     """A subnet with resolution, depths and blocks drawn uniformly and independently."""
     resolution = _choose(rng, space.hyperspace.resolutions)

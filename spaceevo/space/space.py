@@ -14,6 +14,8 @@ from spaceevo.space.hyperspace import BlockType, Hyperspace, Stage, load_hypersp
 from spaceevo.space.names import find_name, is_name
 from spaceevo.space.subnet import BlockChoice, StageChoice, Subnet, format_expand, parse_subnet
 
+MOST_CHOICES = 64  # of a stage that is not searched, up to which the loss of each is measured
+
 
 @dataclass(frozen=True)
 class StageOptions:
@@ -34,6 +36,11 @@ class StageOptions:
     def count(self) -> int:
         """Number of stage choices."""
         return sum(len(self.blocks) ** depth for depth in self.stage.depths)
+
+    @property
+    def all_measured(self) -> bool:
+        """Whether the loss of every choice is measured, not of random ones: of a stage not searched that has few."""
+        return not self.stage.searched and self.count() <= MOST_CHOICES
 
     def enumerate(self) -> Iterator[StageChoice]:
         """Every stage choice, shallow ones first."""

@@ -37,7 +37,11 @@ class StudentChoice:
 
 
 class Students(nn.Module):
-    """Students of several stages and block types, by their keys `<stage>_<block type index>`."""
+    """Students of several stages and block types, by their keys `<stage>_<block type index>`.
+
+    Args:
+        types: indices of block types, of the searched ones among `stages`; the others have one type each, number 0.
+    """
 
     def __init__(self, hyperspace: Hyperspace, teacher: Teacher, stages: Sequence[str], types: Sequence[int]) -> None:
         super().__init__()
@@ -50,8 +54,8 @@ class Students(nn.Module):
         self.last = max(stages, key=names.index)
         for stage in self.stages:
             widths = teacher.widths[self.before[stage.name]], teacher.widths[stage.name]
-            for index in types:
-                block_type = hyperspace.block_types[index]
+            for index in types if stage.searched else (0,):
+                block_type = hyperspace.types_of(stage)[index]
                 key = student_key(stage, index)
                 self.students[key] = StageStudent(hyperspace, stage, block_type, *widths)
                 self.options[key] = StageOptions(stage, block_type, stage.widths)

@@ -40,7 +40,11 @@ UNITS = {
     "write_card": MAC,
 }
 # Rules that run the script of another one.
-SCRIPT_OF = {"compare_supernet_fp32": "train_supernet_fp32", "compare_supernet_int8": "train_supernet_int8"}
+SCRIPT_OF = {
+    "distill_fixed_stage": "distill_blocks",
+    "compare_supernet_fp32": "train_supernet_fp32",
+    "compare_supernet_int8": "train_supernet_int8",
+}
 
 TRAINING = 3  # passes forward that a step forward and backward takes
 SIMULATED = 2  # passes in FP32 that one takes in which INT8 is simulated
@@ -215,7 +219,7 @@ def _distillation(stage: Stage, blocks: Values, setting: Setting) -> float:
     hyperspace = setting.hyperspace
     widths = hyperspace.in_widths(stage.name)
     students = 0.0
-    for block_type in hyperspace.block_types:
+    for block_type in hyperspace.types_of(stage):
         options = StageOptions(stage, block_type, stage.widths)
         largest = _stage_macs(hyperspace, stage, options, widths[-1], -1)
         smallest = _stage_macs(hyperspace, stage, options, widths[0], 0)
@@ -231,10 +235,11 @@ def _block_losses(stage: Stage, lut: Values, setting: Setting) -> float:
     widths = hyperspace.in_widths(stage.name)
     images = lut["train_images"] + lut["val_images"]
     total = len(hyperspace.block_kd_resolutions) * images * teacher_macs(setting)
-    for block_type in hyperspace.block_types:
+    for block_type in hyperspace.types_of(stage):
         options = StageOptions(stage, block_type, stage.widths)
         ends = [_stage_macs(hyperspace, stage, options, widths[pick], pick) for pick in (0, -1)]
-        rows = stage.windows * len(widths) * len(hyperspace.block_kd_resolutions) * lut["samples"]
+        drawn = options.count() if options.all_measured else lut["samples"]
+        rows = stage.windows * len(widths) * len(hyperspace.block_kd_resolutions) * drawn
         total += SIMULATED * rows * images * sum(ends) / 2
     return float(total)
 

@@ -34,7 +34,7 @@ def made_lut(hyperspace: Hyperspace, samples: int = 2, seed: int = 0) -> Accurac
     fixed = {
         stage.name: {
             (resolution, in_width): candidates(stage.widths, in_width, resolution, searched=False)
-            for resolution, in_width in product(resolutions, hyperspace.in_widths(stage.name) or (3,))
+            for resolution, in_width in product(resolutions, hyperspace.in_widths(stage.name))
         }
         for stage in hyperspace.body
         if not stage.searched

@@ -16,6 +16,7 @@ from spaceevo.space import StageOptions, format_stage, parse_stage, sample_stage
 HYPERSPACE = small_hyperspace()
 CLASSES = 4
 PREDICTED = QTSettings(samples=100)
+TABLE = QTSettings(samples=100, latency="table", fixed_latency_ms={8: 0.5, 12: 0.75})
 
 
 class MadePredictor:
@@ -75,6 +76,46 @@ def test_stages_that_are_not_searched_offer_all_their_choices_without_loss():
         assert candidates.latency_ms.tolist() == [width + 300 + 10_000 * resolution for width in (8, 16)]
 
 
+def stem_rows():
+    rows = [
+        ("stem", 0, 0, 3, width, f"3#{width}#0", resolution, loss + resolution / 100)
+        for resolution in HYPERSPACE.block_kd_resolutions
+        for width, loss in ((16, 0.0), (8, 0.3))
+    ]
+    return pd.DataFrame(rows, columns=made_table().columns)
+
+
+def test_stages_that_are_not_searched_have_the_losses_of_their_rows():
+    table = pd.concat([made_table(), stem_rows()])
+    lut = build_lut(table, HYPERSPACE, MadePredictor(), CLASSES, PREDICTED)
+    without_latency = build_lut(table.assign(latency_ms=1.0), HYPERSPACE, None, CLASSES, TABLE)
+    for resolution in HYPERSPACE.block_kd_resolutions:
+        candidates = lut.fixed["stem"][resolution, 3]
+        assert candidates.out_width.tolist() == [16, 8]
+        assert candidates.loss.tolist() == [resolution / 100, 0.3 + resolution / 100]
+        assert candidates.latency_ms.tolist() == [width + 300 + 10_000 * resolution for width in (16, 8)]
+        # Where the latency of all that is not searched is given, they have none of their own.
+        given = without_latency.fixed["stem"][resolution, 3]
+        assert given.loss.tolist() == candidates.loss.tolist() and not given.latency_ms.any()
+
+
+def test_a_gap_in_a_stage_that_is_not_searched_is_named():
+    rows = stem_rows()
+    with pytest.raises(ArtifactError, match=r"no row for stem, block type 0, window 0, 3 arriving .* at 8 pixels"):
+        build_lut(
+            pd.concat([made_table(), rows[rows["resolution"] == 12]]), HYPERSPACE, MadePredictor(), CLASSES, PREDICTED
+        )
+    for column, value in (("block_type", 1), ("window", 1), ("in_width", 8), ("out_width", 12)):
+        with pytest.raises(ArtifactError, match=r"has a row for stem, block type .* which small does not have"):
+            build_lut(
+                pd.concat([made_table(), rows.assign(**{column: value})]),
+                HYPERSPACE,
+                MadePredictor(),
+                CLASSES,
+                PREDICTED,
+            )
+
+
 def test_the_head_holds_what_every_network_pays():
     lut = build_lut(made_table(), HYPERSPACE, MadePredictor(), CLASSES, PREDICTED)
     assert set(lut.head_ms) == set(product(HYPERSPACE.block_kd_resolutions, HYPERSPACE.body[-1].widths))
@@ -111,9 +152,6 @@ def test_a_table_of_another_hyperspace_is_refused():
             CLASSES,
             PREDICTED,
         )
-
-
-TABLE = QTSettings(samples=100, latency="table", fixed_latency_ms={8: 0.5, 12: 0.75})
 
 
 def test_latencies_of_a_table_with_its_own():

@@ -273,4 +273,4 @@ def test_map_sizes_follow_the_strides():
         hyperspace.map_size("stage9", 160)
     with pytest.raises(KeyError, match="no stage 'stage9', only"):
         hyperspace.stage("stage9")
-    assert hyperspace.in_widths("first_conv") == () and hyperspace.in_widths("stage0") == (16, 24, 32)
+    assert hyperspace.in_widths("first_conv") == (3,) and hyperspace.in_widths("stage0") == (16, 24, 32)

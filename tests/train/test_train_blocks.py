@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from made import GRID, made_split, pictures, randomise, small_hyperspace
+from made import GRID, declared, made_split, pictures, randomise, small_hyperspace
 
 from spaceevo.artifacts import Record
 from spaceevo.config import BlocksParams, Recipe
@@ -19,7 +19,7 @@ from spaceevo.nn.teacher import SubnetTeacher
 from spaceevo.quant.calibrate import Observer
 from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
 from spaceevo.search.block_losses import LOG_ODDS_PER_LOSS, measure_block_losses, resolution_costs
-from spaceevo.space import Space, parse_stage, sample_stage
+from spaceevo.space import Space, parse_hyperspace, parse_stage, sample_stage
 from spaceevo.train import blocks as distillation
 from spaceevo.train.blocks import Students, distill, student_key, teacher_features
 from spaceevo.train.loop import Task, finish, train
@@ -290,6 +290,53 @@ def test_the_best_choice_loses_as_much_at_every_resolution_but_for_what_that_cos
         assert best[8] - COSTS[8] / 2 == pytest.approx(best[12])
         for _, group in stage.groupby("resolution"):  # within a resolution, losses differ as the ratios do
             assert (group["loss"] - group["nsr"]).std() < 1e-12
+
+
+@pytest.fixture
+def fixed(monkeypatch):
+    """A student of a stage that is not searched, which gets 8 or 16 channels, and a teacher."""
+    document = declared()
+    stem = document["stages"][0]
+    document["stages"].insert(1, {**stem, "name": "second", "stride": 1, "depths": [1, 2]})
+    hyperspace = parse_hyperspace("small", document)
+    space = Space(hyperspace, (0, 2), (1, 0))
+    monkeypatch.setattr("spaceevo.nn.teacher.parse_space", lambda code: space)
+    teacher = SubnetTeacher("small-02-10", hyperspace, 4, GRID)
+    randomise(teacher, 0)
+    students = Students(hyperspace, teacher.eval(), ["second", "stage1"], (1, 2))
+    initialise(students, torch.Generator().manual_seed(0))
+    return students, teachers_of(teacher)
+
+
+def test_stages_are_distilled_that_are_searched_or_can_get_several_widths(fixed):
+    students, _ = fixed
+    assert [stage.name for stage in students.hyperspace.distilled_stages] == ["second", "stage1", "stage2"]
+    # Of a stage that is not searched, one student of its own type, whatever types are asked for.
+    assert list(students.students) == ["second_0", "stage1_1", "stage1_2"]
+    (second, _) = students.stages
+    ((_, student, options),) = students.of_stage(second)
+    assert options.block_type == second.block_type and student.in_widths == (8, 16) and options.widths == second.widths
+
+
+def test_a_stage_that_is_not_searched_loses_what_the_best_choice_for_an_arriving_width_does(fixed):
+    students, teachers = fixed
+    table = measure_block_losses(students, teachers, COSTS, pictures(24, 12), pictures(16, 12), samples=1, seed=0)
+    table = table[table["stage"] == "second"]
+    assert not table[["block_type", "window"]].to_numpy().any()
+    choices = 2 + 2 * 2  # one block or two, of one of two widths
+    assert table.groupby(["resolution", "in_width"])["choice"].nunique().tolist() == [choices] * 4
+    for _, group in table.groupby("resolution"):  # whatever that costs: searched stages have it
+        ratios = group.groupby("in_width")["nsr"].min()
+        losses = group.groupby("in_width")["loss"]
+        assert losses.nunique().tolist() == [1, 1] and group["loss"].min() == 0
+        assert losses.first().tolist() == pytest.approx((ratios - ratios.min()).tolist())
+
+
+def test_of_many_choices_of_a_stage_that_is_not_searched_some_are_drawn(fixed, monkeypatch):
+    monkeypatch.setattr("spaceevo.space.space.MOST_CHOICES", 5)
+    students, teachers = fixed
+    table = measure_block_losses(students, teachers, COSTS, pictures(8, 12), pictures(8, 12), samples=3, seed=0)
+    assert set(table[table["stage"] == "second"].groupby(["resolution", "in_width"]).size()) == {3}
 
 
 def test_a_teacher_learns(task, monkeypatch):

@@ -17,6 +17,8 @@ HYPERSPACE = {
     "stages": [
         {"name": "first_conv", "block": "conv_bn_act", "kernels": [3], "activation": "relu", "widths": [8, 16],
          "depths": [1], "stride": 2},
+        {"name": "stage0", "block": "conv_bn_act", "kernels": [3], "activation": "relu", "widths": [8], "depths": [1],
+         "stride": 1},
         {"name": "stage1", "search": True, "widths": [8, 16, 24], "depths": [1, 2], "stride": 2, "window": 2},
         {"name": "stage2", "search": True, "widths": [16, 24], "depths": [1], "stride": 2, "window": 1},
         {"name": "feature_mix", "block": "pool_conv_bn_act", "kernels": [1], "activation": "hswish", "widths": [32],

@@ -28,12 +28,13 @@ PROFILES = [
     )
     for name, modules in PLUGINS.items()
 ]
-STAGES, DEVICES, NAMES = 6, 3, 5  # of mobilew; cpu, pixel4 and vnni; A0 to A4
+STAGES, FIXED, DEVICES, NAMES = 6, 1, 3, 5  # of mobilew, searched and distilled besides; cpu, pixel4 and vnni; A0 to A4
 JOBS = {
     "prepare_data": 1,
     "train_teacher": 1,
     "distill_blocks": STAGES,
-    "measure_block_losses": STAGES,
+    "distill_fixed_stage": FIXED,
+    "measure_block_losses": STAGES + FIXED,
     "accuracy_lut": 1,
     "profile_latency": 1,
     "fit_latency_predictor": 1,
@@ -48,7 +49,10 @@ JOBS = {
     "report": 1,
 }
 LOCAL = {"report_tables", "accuracy_lut", "table_latency_predictor", "workflow_facts", "machine_facts"}
-GPUS = {"train_teacher": 1, "distill_blocks": 1, "train_supernet_fp32": 8, "train_supernet_int8": 8}
+GPUS = {"train_teacher": 1, "distill_blocks": 1, "distill_fixed_stage": 1} | {
+    "train_supernet_fp32": 8,
+    "train_supernet_int8": 8,
+}
 WORKERS = 16
 
 
@@ -162,7 +166,13 @@ def test_pods_are_limited_to_what_they_ask_for(planned: Any, profile: str) -> No
 def test_a_profile_names_rules_that_there_are(profile: str) -> None:
     settings = yaml.safe_load((ROOT / "workflow" / "profiles" / profile / "config.yaml").read_text())
     text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
-    rules = dict(re.findall(r"^ *rule (\w+):\n(.*?)(?=^ *rule |\Z)", text, re.MULTILINE | re.DOTALL))
+    rules = dict(
+        re.findall(
+            r"^ *(?:use rule \w+ as |rule )(\w+)(?: with)?:\n(.*?)(?=^ *(?:use )?rule |\Z)",
+            text,
+            re.MULTILINE | re.DOTALL,
+        )
+    )
     assert rules.keys() >= {*settings["set-resources"], *settings["set-threads"]}
     alone = {name for name, body in rules.items() if "threads: workflow.cores" in body}
     assert alone <= settings["set-threads"].keys()  # or they would ask for all that the profile allows in sum

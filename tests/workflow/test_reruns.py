@@ -21,8 +21,8 @@ from workflow.team import (
 
 # Rules and their jobs: for all devices together, and for each.
 TEACHER = {"train_teacher": 1}
-LUT = {"measure_block_losses": 2, "accuracy_lut": 1}
-BLOCKS = {"distill_blocks": 2, **LUT}
+LUT = {"measure_block_losses": 3, "accuracy_lut": 1}
+BLOCKS = {"distill_blocks": 2, "distill_fixed_stage": 1, **LUT}
 REPORT = {"report": 1, "report_tables": 1}
 LATENCY = {"profile_latency": 1, "fit_latency_predictor": 1}
 DELIVERY = {"extract_seqnet": 5, "export_seqnet": 10, "write_card": 5}

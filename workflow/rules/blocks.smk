@@ -32,6 +32,8 @@ rule distill_blocks:
         networks=expand("results/blocks/{{stage}}_{type}.safetensors", type=BLOCK_TYPES),
     log:
         "results/logs/distill_blocks_{stage}.log",
+    wildcard_constraints:
+        stage=any_of(SEARCHED),
     threads: PARAMS.threads
     resources:
         **training(3000),
@@ -51,9 +53,18 @@ rule distill_blocks:
         "--folder $(dirname {output.networks[0]:q}) 2> {log}"
 
 
+use rule distill_blocks as distill_fixed_stage with:
+    output:
+        networks=["results/blocks/{stage}_0.safetensors"],
+    log:
+        "results/logs/distill_fixed_stage_{stage}.log",
+    wildcard_constraints:
+        stage=any_of(FIXED),
+
+
 rule measure_block_losses:
     input:
-        blocks=expand("results/blocks/{{stage}}_{type}.safetensors", type=BLOCK_TYPES),
+        blocks=lambda wildcards: distilled_blocks([wildcards.stage]),
         teacher="results/teacher.safetensors",
         train=DATA["train"],
         val=DATA["val"],

@@ -57,7 +57,9 @@ for index in PARAMS.comparison.block_types or ():
 
 MACHINES = machine_facts()
 
-STAGES = [stage.name for stage in HYPERSPACE.searched_stages]
+STAGES = [stage.name for stage in HYPERSPACE.distilled_stages]
+SEARCHED = [stage.name for stage in HYPERSPACE.searched_stages]
+FIXED = [name for name in STAGES if name not in SEARCHED]
 BLOCK_TYPES = range(len(HYPERSPACE.block_types))
 NAMES = [f"A{k}" for k in range(5)]
 
@@ -89,6 +91,15 @@ SEQNET_FILES = expand(
 )
 FACTS = ["results/facts.json", "results/machine.json"]
 CARDS = expand("results/{device}/seqnet_{name}.json", device=DEVICES, name=NAMES)
+
+
+def distilled_blocks(stages):
+    """The networks distilled from stages of the teacher: of every block type, or of a fixed stage's own."""
+    return [
+        f"results/blocks/{stage}_{index}.safetensors"
+        for stage in stages
+        for index in (BLOCK_TYPES if stage in SEARCHED else [0])
+    ]
 
 
 def any_of(names):

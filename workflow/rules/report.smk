@@ -3,11 +3,7 @@ report: "../report/workflow.rst"
 
 MEASURED_LUT = [
     "results/teacher.safetensors",
-    *expand(
-        "results/blocks/{stage}_{type}.safetensors",
-        stage=STAGES,
-        type=BLOCK_TYPES,
-    ),
+    *distilled_blocks(STAGES),
     *expand("results/blocks/{stage}.lut.parquet", stage=STAGES),
 ]
 # With a published LUT nothing is distilled; where every supernet is imported, no space is evolved either.
