@@ -154,8 +154,10 @@ def test_loops_and_operations_agree(shape, per_channel, rectified):
         results.append((y, *torch.autograd.grad(y, [leaf, *learned], upstream)))
     (y, grad_x, *of_grid), (y_operations, grad_x_operations, *of_grid_operations) = results
     assert torch.equal(y, y_operations) and torch.equal(grad_x, grad_x_operations)
+    # Terms of a scale's gradient are differences of numbers up to some 300: rounded by 1e-5, on each CPU differently.
     assert all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4) for a, b in zip(of_grid, of_grid_operations, strict=True)
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+        for a, b in zip(of_grid, of_grid_operations, strict=True)
     )
     assert 0.02 < float((grad_x == 0).float().mean()) < 0.9
 
