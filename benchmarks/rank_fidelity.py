@@ -147,15 +147,14 @@ def _draw(
     stages: list[StageChoice] = []
     drawn, searched, arriving = [], iter(zip(space.block_types, space.windows, strict=True)), IMAGE_CHANNELS
     for options in space.options:
-        key = next(searched) if options.stage.searched else (0, 0)
-        rows = groups.get((options.stage.name, *key, arriving, resolution))
-        if rows is None and not options.stage.searched:
-            stages.append(sample_stage(options, rng))
-        else:
-            assert rows is not None, f"the LUT has no row for {options.stage.name}"
-            row = rows.iloc[int(rng.integers(len(rows)))]
+        type_and_window = next(searched) if options.stage.searched else (0, 0)
+        key = (options.stage.name, *type_and_window, arriving, resolution)
+        if options.stage.searched or key in groups:
+            row = groups[key].iloc[int(rng.integers(len(groups[key])))]
             stages.append(parse_stage(row["choice"]))
             drawn.append(row)
+        else:
+            stages.append(sample_stage(options, rng))
         arriving = stages[-1][-1].width
     sums = tuple(float(sum(row[proxy] for row in drawn)) for proxy in PROXIES)
     return Subnet(resolution, tuple(stages)), sums

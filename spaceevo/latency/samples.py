@@ -15,16 +15,7 @@ import numpy as np
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.network import head_choices, subnet_plan
 from spaceevo.nn.plan import Plan
-from spaceevo.space import (
-    BlockChoice,
-    BlockType,
-    Hyperspace,
-    Space,
-    Stage,
-    Subnet,
-    sample_space,
-    sample_subnet,
-)
+from spaceevo.space import BlockChoice, BlockType, Hyperspace, Space, Stage, Subnet, sample_space, sample_subnet
 
 Split = Literal["fit", "test"]
 T = TypeVar("T")

@@ -98,7 +98,7 @@ def distilled_blocks(stages):
     return [
         f"results/blocks/{stage}_{index}.safetensors"
         for stage in stages
-        for index in (BLOCK_TYPES if stage in SEARCHED else [0])
+        for index in range(len(HYPERSPACE.types_of(HYPERSPACE.stage(stage))))
     ]
 
 
