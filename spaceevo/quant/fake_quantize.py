@@ -1,8 +1,8 @@
 """Fake quantization with LSQ+ gradients.
 
-Same values as torch's `_fake_quantize_learnable_per_tensor_affine` and the same gradients, in less time on CPUs
-(benchmarks/fake_quantize.py): there `loops` goes through memory once. On GPUs, and for grids of other shapes, it is
-made of torch's operations, none of which waits for the device.
+Same values as torch's `_fake_quantize_learnable_per_tensor_affine` and the same gradients, in less time
+(benchmarks/fake_quantize.py): `loops` on CPUs and `triton_loops` on GPUs go through memory once. For grids of other
+shapes, and on GPUs without Triton, it is made of torch's operations, none of which waits for the device.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from spaceevo.gpu import has_triton
 from spaceevo.quant.loops import Floats, gradients_of_rows, round_rows
 
 
@@ -94,6 +95,32 @@ class _FakeQuantizeRows(torch.autograd.Function):
         return grad_x, grad_scale, grad_zero_point, None
 
 
+class _FakeQuantizeOnGpu(torch.autograd.Function):
+    """By kernels in Triton: float32 on GPUs, with grids as for rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, levels: Levels) -> Tensor:
+        from spaceevo.quant.triton_loops import round_values
+
+        x, scale = x if _is_dense(x) else x.contiguous(), scale.contiguous()
+        ctx.save_for_backward(x, scale, zero_point)
+        ctx.levels = levels
+        return round_values(x, scale, zero_point, levels.low, levels.high)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        from spaceevo.quant.triton_loops import gradients
+
+        x, scale, zero_point = ctx.saved_tensors
+        low, high, gradient_scale, rectified = ctx.levels
+        grad_x, of_scale, of_zero = gradients(x, _laid_out_as(grads[0], x), scale, zero_point, low, high, rectified)
+        _, scale_is_learned, zero_is_learned, *_ = ctx.needs_input_grad
+        grad_scale = of_scale.view_as(scale) / scale * gradient_scale if scale_is_learned else None
+        grad_zero_point = of_zero.reshape(()) * scale.reshape(()) * gradient_scale if zero_is_learned else None
+        return grad_x, grad_scale, grad_zero_point, None
+
+
 def fake_quantize(
     x: Tensor,
     scale: Tensor,
@@ -114,15 +141,24 @@ def fake_quantize(
         gradient_scale: factor of the gradients of `scale` and `zero_point` (LSQ: 1 / √(N · Q)).
         rectified: the grid's lower end is at zero and stands for a rectifier, whose gradient is zero from zero down.
     """
-    function = _FakeQuantizeRows if _is_rows(x, scale, zero_point) else _FakeQuantize
+    function = _function(x, scale, zero_point)
     y: Tensor = function.apply(  # type: ignore[no-untyped-call]
         x, scale, zero_point, Levels(low, high, gradient_scale, rectified)
     )
     return y
 
 
+def _function(x: Tensor, scale: Tensor, zero_point: Tensor) -> type[torch.autograd.Function]:
+    if _is_rows(x, scale, zero_point):
+        if x.device.type == "cpu":
+            return _FakeQuantizeRows
+        if x.device.type == "cuda" and has_triton():
+            return _FakeQuantizeOnGpu
+    return _FakeQuantize
+
+
 def _is_rows(x: Tensor, scale: Tensor, zero_point: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    if x.dtype != torch.float32:
         return False
     per_row = scale.dim() == x.dim() and scale.numel() == len(scale) == len(x) and not zero_point.requires_grad
     return scale.numel() == 1 or per_row
