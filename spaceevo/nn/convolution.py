@@ -1,8 +1,9 @@
-"""Convolution as fast as a CPU can learn it.
+"""Convolution as fast as it can be learned.
 
-Where pictures are channels last, a convolution of 1x1 is a matrix product, without oneDNN's preparation of each call.
-The gradient of depthwise weights above 3x3 is a plain loop over channels: oneDNN treats every channel as a group of
-sixteen there, which makes the whole convolution, forward and back, up to ten times as slow (benchmarks/convolution.py).
+On CPUs, where pictures are channels last, a convolution of 1x1 is a matrix product, without oneDNN's preparation of
+each call. The gradient of depthwise weights above 3x3 is a plain loop over channels: oneDNN treats every channel as a
+group of sixteen there, which makes the whole convolution, forward and back, up to ten times as slow
+(benchmarks/convolution.py). On GPUs, depthwise convolutions are those of `depthwise_triton`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from spaceevo.gpu import has_triton
 from spaceevo.loops import compiled, spread
 
 Floats = NDArray[np.float32]
+
+_GPU_TYPES = (torch.float32, torch.bfloat16)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, groups: int) -> Tensor:
@@ -40,6 +44,12 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, groups: 
         if bias is None and _learns_slowly(x, weight, groups):
             y: Tensor = _Depthwise.apply(x, weight, stride)  # type: ignore[no-untyped-call]
             return y
+    if bias is None and _has_gpu_kernels(x, weight, groups):
+        from spaceevo.nn.depthwise_triton import depthwise
+
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return depthwise(x, weight, stride)
     return F.conv2d(x, weight, bias, stride, weight.shape[-1] // 2, groups=groups)
 
 
@@ -119,7 +129,17 @@ def _is_product(x: Tensor, weight: Tensor, stride: int, groups: int) -> bool:
 def _learns_slowly(x: Tensor, weight: Tensor, groups: int) -> bool:
     if not (weight.requires_grad and torch.is_grad_enabled() and x.dtype == weight.dtype == torch.float32):
         return False
-    return weight.shape[-1] > 3 and weight.shape[1] == 1 and len(weight) == groups == x.shape[1] > 1
+    return weight.shape[-1] > 3 and _is_depthwise(x, weight, groups)
+
+
+def _has_gpu_kernels(x: Tensor, weight: Tensor, groups: int) -> bool:
+    if not (x.device.type == "cuda" and x.dtype in _GPU_TYPES and _is_depthwise(x, weight, groups)):
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last) and has_triton() and not _is_traced()
+
+
+def _is_depthwise(x: Tensor, weight: Tensor, groups: int) -> bool:
+    return weight.shape[1] == 1 and len(weight) == groups == x.shape[1] > 1
 
 
 def _channels_last(x: Tensor) -> Floats:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from spaceevo.errors import ParamsError
+from spaceevo.nn.convolution import conv2d
 from spaceevo.nn.plain import Network, stage_choices
 from spaceevo.quant.grids import Grid
 from spaceevo.quant.quantizers import fp32
@@ -59,6 +60,13 @@ class SubnetTeacher(nn.Module):
         return x
 
 
+class _Convolution(nn.Conv2d):
+    """torchvision's convolution, computed by `conv2d`: all of an EfficientNet have zeros half a kernel wide around."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight, self.bias, self.stride[0], self.groups)
+
+
 class EfficientNetTeacher(nn.Module):
     """A torchvision EfficientNet: its stem and first seven stages are those of the hyperspace's body.
 
@@ -76,6 +84,9 @@ class EfficientNetTeacher(nn.Module):
                 f"teacher.model: torchvision has no model {name!r}: use efficientnet_b0 to b7, for example."
             )
         self.model = cast(nn.Module, models.get_model(name, weights="DEFAULT" if pretrained else None))
+        for module in self.model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.__class__ = _Convolution
         *_, last = cast(nn.Sequential, self.model.classifier)
         if last.out_features != num_classes:
             cast(nn.Sequential, self.model.classifier)[-1] = nn.Linear(cast(int, last.in_features), num_classes)

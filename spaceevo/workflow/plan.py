@@ -25,8 +25,8 @@ from spaceevo.workflow.work import JOB, SCRIPT_OF, UNITS, Setting, count_images,
 
 HOUR_S = 3600.0
 PAPER_GPU_HOURS = 25.0  # of the search for one device's space, as the paper states
-# 10^12 MACs per second of one GPU, a fifth of the FP32 peak of the V100s of the paper's time; an H200 came to 2.8 in
-# FP32 and 2.5 with quantizers (benchmarks/gpu_step.py).
+# 10^12 MACs per second of one GPU, a fifth of the FP32 peak of the V100s of the paper's time; an H200 came to 4.2 in
+# FP32 and 2.2 with quantizers (benchmarks/gpu_step.py).
 GPU_RATE = 1.5
 
 # Core-seconds per unit of work, measured with params.yaml as committed on one core of a shared server CPU.

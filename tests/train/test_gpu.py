@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from spaceevo.artifacts import Record
 from spaceevo.config import Recipe, Sandwich
 from spaceevo.data.loader import materialise
+from spaceevo.nn.convolution import conv2d
 from spaceevo.nn.layout import images_on
 from spaceevo.nn.plain import initialise
 from spaceevo.nn.supernet import Supernet
@@ -65,6 +66,25 @@ def test_quantizers(kind, memory_format):
         assert y.stride() == leaf.stride()
     for there, here in zip(found["cuda"], found["cpu"], strict=True):
         assert difference(there, here) < 1e-5
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize(("kernel_size", "stride"), [(3, 1), (5, 2), (7, 1)])
+def test_depthwise_convolutions(kernel_size, stride, bf16):
+    generator = torch.Generator().manual_seed(0)
+    x = images_on(torch.randn(4, 24, 9, 8, generator=generator), torch.device("cuda")).requires_grad_()
+    weight = torch.randn(24, 1, kernel_size, kernel_size, generator=generator).cuda().requires_grad_()
+    with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
+        y = conv2d(x, weight, None, stride, 24)
+    assert y.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    upstream = torch.randn(y.shape, generator=generator)
+    here = x.detach().cpu().requires_grad_(), weight.detach().cpu().requires_grad_()
+    y_here = conv2d(*here, None, stride, 24)
+    found = y.detach(), *torch.autograd.grad(y, (x, weight), upstream.to(y))
+    expected = y_here.detach(), *torch.autograd.grad(y_here, here, upstream)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert difference(ours, theirs) < (1e-2 if bf16 else 1e-5)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [(fp32, 1e-4), (int8, 3e-2)])  # int8: some roundings flip
