@@ -22,7 +22,7 @@ from spaceevo.loops import compiled, spread
 
 Floats = NDArray[np.float32]
 
-_GPU_TYPES = (torch.float32, torch.bfloat16)
+_GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, groups: int) -> Tensor:
@@ -47,9 +47,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, groups: 
     if bias is None and _has_gpu_kernels(x, weight, groups):
         from spaceevo.nn.depthwise_triton import depthwise
 
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        return depthwise(x, weight, stride)
+        return depthwise(x.to(_computed_dtype(x)), weight, stride)
     return F.conv2d(x, weight, bias, stride, weight.shape[-1] // 2, groups=groups)
 
 
@@ -133,9 +131,15 @@ def _learns_slowly(x: Tensor, weight: Tensor, groups: int) -> bool:
 
 
 def _has_gpu_kernels(x: Tensor, weight: Tensor, groups: int) -> bool:
-    if not (x.device.type == "cuda" and x.dtype in _GPU_TYPES and _is_depthwise(x, weight, groups)):
+    if not (x.device.type == "cuda" and _is_depthwise(x, weight, groups) and _computed_dtype(x) in _GPU_DTYPES):
         return False
     return x.is_contiguous(memory_format=torch.channels_last) and has_triton() and not _is_traced()
+
+
+def _computed_dtype(x: Tensor) -> torch.dtype:
+    """What a convolution of `x` is computed in."""
+    autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
 
 
 def _is_depthwise(x: Tensor, weight: Tensor, groups: int) -> bool:

@@ -1,8 +1,8 @@
 """Depthwise convolution of channels-last pictures on GPUs, forward and back, in Triton.
 
 PyTorch's kernels for contiguous pictures took half of a supernet's step, and with cuDNN's for this layout it took 37
-times as long (benchmarks/gpu_step.py). Here a thread has neighbouring channels in hand, so that what it computes about
-places and borders serves them all. Sums are in float32 and in a fixed order.
+times as long (benchmarks/results/gpu_step_pytorch_kernels.json). Here a thread has neighbouring channels in hand, so
+that what it computes about places and borders serves them all. Sums are in float32 and in a fixed order.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def depthwise(x: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Depthwise convolution with zeros around `x`, half a kernel wide.
 
     Args:
-        x: [N, C, H, W], channels last, float32 or bfloat16.
+        x: [N, C, H, W], channels last, float32, bfloat16 or float16.
         weight: [C, 1, k, k], k odd.
 
     Returns:
@@ -64,16 +64,17 @@ def _convolved(x: Tensor, weight: Tensor, stride: int, y: Tensor, back: bool) ->
     images, channels, out_height, out_width = y.shape
     pixels, wide, grain = images * out_height * out_width, _channels_of_a_program(channels), gcd(channels, _GRAIN)
     if y.numel():
-        rows = _TILE // wide
+        block = _TILE // wide
         with torch.cuda.device_of(y):
-            _convolve[(triton.cdiv(pixels, rows), triton.cdiv(channels, wide))](
+            _convolve[(triton.cdiv(pixels, block), triton.cdiv(channels, wide))](
                 x, _by_tap(weight), y, pixels, channels // grain, *x.shape[2:], out_height, out_width,
-                stride=stride, kernel_size=weight.shape[-1], back=back, rows=rows, wide=wide, grain=grain,
+                stride=stride, kernel_size=weight.shape[-1], back=back, block=block, wide=wide, grain=grain,
             )  # fmt: skip
     return y
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """Gradient of the weights [C, 1, k, k], of their type; `x` and `grad` are channels last."""
     images, channels, height, width = grad.shape
     if grad.numel() == 0:
         return torch.zeros_like(weight)
@@ -106,16 +107,19 @@ def _by_tap(weight: Tensor) -> Tensor:
 def _convolve(
     x, weight, y, pixels, grains, height, width, out_height, out_width,
     stride: tl.constexpr, kernel_size: tl.constexpr, back: tl.constexpr,
-    rows: tl.constexpr, wide: tl.constexpr, grain: tl.constexpr,
+    block: tl.constexpr, wide: tl.constexpr, grain: tl.constexpr,
 ):  # fmt: skip
-    """A program computes the outputs of `rows` pixels and `wide` channels."""
+    """A program computes the outputs of `block` pixels and `wide` channels.
+
+    `x` is [N, height, width, channels] in memory, `weight` [kernel_size², channels], `y` [pixels, channels].
+    """
     channels = grains * grain
-    pixel = tl.program_id(0) * rows + tl.arange(0, rows)
+    pixel = tl.program_id(0) * block + tl.arange(0, block)
     channel = tl.program_id(1) * wide + tl.arange(0, wide)
     alive, there = pixel < pixels, channel < channels
     column, row = pixel % out_width, pixel // out_width % out_height
     first = pixel // out_width // out_height * height  # row of the picture in `x`
-    total = tl.zeros((rows, wide), tl.float32)
+    total = tl.zeros((block, wide), tl.float32)
     for i in range(kernel_size):
         if back:
             up, left = row + (kernel_size // 2 - i), column + kernel_size // 2
@@ -149,8 +153,11 @@ def _add_weights(
     stride: tl.constexpr, kernel_size: tl.constexpr, taps: tl.constexpr,
     side: tl.constexpr, wide: tl.constexpr, grain: tl.constexpr,
 ):  # fmt: skip
-    """A program sums over one tile of `side` squared pixels of `each` images; what it has in hand is [taps of the
-    kernel, pixels, channels]."""
+    """A program sums over one tile of `side` squared pixels of `each` images.
+
+    `x` is [images, height, width, channels] in memory, `grad` [images, out_height, out_width, channels], and `parts`
+    [programs of a channel, kernel_size², channels]. What a program has in hand is [taps, side², wide].
+    """
     channels = grains * grain
     tile, share = tl.program_id(0), tl.program_id(1)
     channel = tl.program_id(2) * wide + tl.arange(0, wide)

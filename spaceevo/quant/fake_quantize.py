@@ -1,8 +1,8 @@
 """Fake quantization with LSQ+ gradients.
 
-Same values as torch's `_fake_quantize_learnable_per_tensor_affine` and the same gradients, in less time
-(benchmarks/fake_quantize.py): `loops` on CPUs and `triton_loops` on GPUs go through memory once. For grids of other
-shapes, and on GPUs without Triton, it is made of torch's operations, none of which waits for the device.
+Same values as torch's `_fake_quantize_learnable_per_tensor_affine` and the same gradients, in less time on CPUs
+(benchmarks/fake_quantize.py): `loops` there, and `triton_loops` on GPUs, go through memory once. For grids of other
+shapes, and on GPUs without Triton, it is made of torch's operations. None waits for the device.
 """
 
 from __future__ import annotations

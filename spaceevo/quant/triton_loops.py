@@ -10,7 +10,8 @@ from torch import Tensor
 _BLOCK = 1024  # values that a program has in hand
 _BLOCKS = 16  # that a program sums, one after another
 
-# Added to a float32 value of at most 2²² and taken away again, it leaves the nearest integer, or of two the even one.
+# Added to a float32 value of at most 2²², as levels and zero points are, and taken away again, it leaves the nearest
+# integer, or of two the even one.
 _INTEGERS = tl.constexpr(1.5 * 2**23)
 
 
@@ -45,7 +46,7 @@ def gradients(
     """
     grad_x = torch.empty_like(x)
     rows = scale.numel()
-    length = x.numel() // rows
+    length = x.numel() // max(rows, 1)
     blocks = triton.cdiv(length, _BLOCK * _BLOCKS)
     sums = torch.zeros(2, rows, max(blocks, 1), dtype=torch.float32, device=x.device)
     if x.numel():
