@@ -61,10 +61,19 @@ class SubnetTeacher(nn.Module):
 
 
 class _Convolution(nn.Conv2d):
-    """torchvision's convolution, computed by `conv2d`: all of an EfficientNet have zeros half a kernel wide around."""
+    """torchvision's convolution, computed by `conv2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return conv2d(x, self.weight, self.bias, self.stride[0], self.groups)
+
+
+def _use_own_convolutions(model: nn.Module) -> None:
+    """Have `conv2d` compute those convolutions that have zeros half a kernel wide around."""
+    for module in model.modules():
+        if type(module) is nn.Conv2d and module.dilation == (1, 1) and module.padding_mode == "zeros":
+            square = module.kernel_size[0] == module.kernel_size[1] and module.stride[0] == module.stride[1]
+            if square and module.padding == (module.kernel_size[0] // 2,) * 2:
+                module.__class__ = _Convolution
 
 
 class EfficientNetTeacher(nn.Module):
@@ -84,9 +93,7 @@ class EfficientNetTeacher(nn.Module):
                 f"teacher.model: torchvision has no model {name!r}: use efficientnet_b0 to b7, for example."
             )
         self.model = cast(nn.Module, models.get_model(name, weights="DEFAULT" if pretrained else None))
-        for module in self.model.modules():
-            if isinstance(module, nn.Conv2d):
-                module.__class__ = _Convolution
+        _use_own_convolutions(self.model)
         *_, last = cast(nn.Sequential, self.model.classifier)
         if last.out_features != num_classes:
             cast(nn.Sequential, self.model.classifier)[-1] = nn.Linear(cast(int, last.in_features), num_classes)

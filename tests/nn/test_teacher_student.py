@@ -41,6 +41,21 @@ def test_no_stage_of_the_default_teacher_ends_in_a_relu():
     assert all(features[stage.name].min() < 0 for stage in TINY.searched_stages)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@torch.no_grad()
+def test_an_efficientnet_is_torchvisions(memory_format):
+    """Its convolutions are computed by our own."""
+    made = build_teacher("efficientnet_b0", load_hyperspace("mobilew"), 10, GRID)
+    randomise(made, 0)
+    theirs = import_torchvision().models.efficientnet_b0(num_classes=10)
+    theirs.load_state_dict(made.model.state_dict())
+    x = pictures(2, 64).contiguous(memory_format=memory_format)
+    found, expected = made.eval()(x), theirs.eval()(x)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+    own = {type(module).__name__ for module in made.modules() if isinstance(module, torch.nn.Conv2d)}
+    assert own == {"_Convolution"}
+
+
 @torch.no_grad()
 def test_features_of_a_space_code(teacher):
     assert isinstance(teacher, SubnetTeacher)
