@@ -1,9 +1,9 @@
 """Where images go to be computed on, in the memory format whose convolutions are fast there.
 
 All feature maps of a network take over the format of its images. Depthwise convolutions decide: on CPUs a step of
-training is faster with channels last (benchmarks/channels_last.py), and on GPUs where there are kernels of our own for
-it. With cuDNN's it took 37 times as long on an H200, 6 images per second where contiguous ones gave 220
-(benchmarks/gpu_step.py).
+training is faster with channels last (benchmarks/channels_last.py), and so it is on GPUs where there are kernels of our
+own for it. With cuDNN's it took 37 times as long on an H200, 6 images per second where contiguous ones gave 220
+(benchmarks/results/gpu_step_pytorch_kernels.json).
 """
 
 from __future__ import annotations
