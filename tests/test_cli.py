@@ -171,6 +171,20 @@ def test_doctor_reports_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> No
     assert any("onnx is not installed" in problem for problem in problems)
 
 
+def test_doctor_says_why_a_gpu_is_slower_than_it_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert "kernels for GPUs" not in run("doctor").stdout or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr("spaceevo.gpu.find_spec", lambda name: None)
+    shown = run("doctor").stdout
+    assert "13.0: Some GPU" in shown
+    assert "Triton is not installed" in shown
+
+
 def test_doctor_sees_the_devices_of_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "devices").mkdir()

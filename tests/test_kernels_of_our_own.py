@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spaceevo.gpu import has_triton
+from spaceevo.gpu import has_triton, lacking_for_triton
 from spaceevo.nn.layout import images_on
 
 
@@ -25,20 +25,25 @@ def a_gpu(monkeypatch, tmp_path):
 
 def test_all_is_there():
     assert has_triton()
+    assert lacking_for_triton() is None
 
 
-@pytest.mark.parametrize("lacking", ["Triton", "a compiler", "headers", "a GPU", "a new enough one"])
+@pytest.mark.parametrize("lacking", ["Triton is", "a C compiler", "headers", "7.0 or newer: number 1 has 6.1"])
 def test_something_is_not(lacking, monkeypatch, tmp_path):
-    if lacking == "Triton":
+    if lacking == "Triton is":
         monkeypatch.setattr("spaceevo.gpu.find_spec", lambda name: None)
-    elif lacking == "a compiler":
+    elif lacking == "a C compiler":
         monkeypatch.setattr("spaceevo.gpu.shutil.which", lambda name: None)
     elif lacking == "headers":
         (tmp_path / "Python.h").unlink()
-    elif lacking == "a GPU":
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     else:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9 - 3 * device, 1))
+    assert not has_triton()
+    assert lacking in lacking_for_triton()
+
+
+def test_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert not has_triton()
 
 

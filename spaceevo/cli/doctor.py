@@ -41,6 +41,7 @@ def _show_environment(found: dict[str, Any]) -> None:
         ("platform", found["platform"]),
         *((name, version or "not installed") for name, version in found["packages"].items()),
         ("CUDA", cuda),
+        *([("kernels for GPUs", found["slower_kernels"] or "our own and PyTorch's")] if found["cuda"] else []),
         ("torchvision import", found["torchvision_error"] or found["torch_error"] or "works"),
         ("CPU", f"{cpu['model']}, {cpu['cores']} cores"),
         ("INT8 features", features),

@@ -74,15 +74,25 @@ def package_version(name: str) -> str | None:
 
 
 def inspect_torch() -> dict[str, Any]:
-    """CUDA devices that torch sees, and whether torch and torchvision can be imported at all."""
-    found: dict[str, Any] = {"cuda": None, "cuda_devices": [], "torch_error": None, "torchvision_error": None}
+    """CUDA devices that torch sees, why their kernels are the slower ones, if so, and whether torch and torchvision can
+    be imported at all."""
+    found: dict[str, Any] = {
+        "cuda": None,
+        "cuda_devices": [],
+        "slower_kernels": None,
+        "torch_error": None,
+        "torchvision_error": None,
+    }
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library does not load
         return found | {"torch_error": f"torch cannot be imported: {_first_line(error)}"}
     if torch.cuda.is_available():
+        from spaceevo.gpu import lacking_for_triton
+
         found["cuda"] = torch.version.cuda
         found["cuda_devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        found["slower_kernels"] = lacking_for_triton()
     try:
         from spaceevo.vision_ops import import_torchvision
 
