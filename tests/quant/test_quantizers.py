@@ -138,7 +138,7 @@ def test_threads_and_layouts_make_no_difference(monkeypatch, threads, memory_for
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("shape, per_channel", [((4, 3, 5, 5), False), ((6, 4, 3, 3), True), ((6, 10), True)])
 def test_loops_and_operations_agree(shape, per_channel, rectified):
-    """On a CPU a quantizer is a compiled loop, on a GPU it is made of torch's operations.
+    """On a CPU a quantizer is a compiled loop; grids of other shapes are made of torch's operations.
 
     The first inputs are eighths times powers of two: no sum is rounded, and all gradients are equal, to the last bit.
     Of others those of the grid are sums whose order matters.
