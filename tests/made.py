@@ -1,6 +1,7 @@
 """Small things made for tests: a hyperspace, supernets whose parameters are far from their initial values, a split."""
 
 import copy
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import nn
 
 from spaceevo.data.splits import ArraySplit, SplitInfo
 from spaceevo.nn.elastic import ElasticNorm
-from spaceevo.nn.plain import initialise
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.grids import image_grid
@@ -72,9 +72,16 @@ def pictures(count: int, size: int, seed: int = 0) -> torch.Tensor:
 
 @torch.no_grad()
 def randomise(module: nn.Module, seed: int) -> None:
-    """Random weights, BatchNorm parameters (a few gains negative) and statistics, and biases."""
+    """Random weights, BatchNorm parameters (a few gains negative) and statistics, and biases.
+
+    Filters overlap, as those of trained networks do: they are drawn one by one, of He's mean square (fan out).
+    """
     generator = torch.Generator().manual_seed(seed)
-    initialise(module, generator)
+    for name, parameter in module.named_parameters():
+        if name.endswith("weight") and parameter.dim() >= 2:
+            filters, inputs, *area = parameter.shape
+            fan_out = prod(area) * (1 if inputs == 1 else filters)
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * (2 / fan_out) ** 0.5)
     for submodule in module.modules():
         if isinstance(submodule, ElasticNorm | nn.BatchNorm2d):
             submodule.weight.copy_(1 + 0.3 * torch.randn(submodule.weight.shape, generator=generator))
