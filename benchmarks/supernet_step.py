@@ -1,8 +1,9 @@
 """A training step of a supernet for photographs, in FP32 and with quantizers: seconds and memory.
 
-The step is that of training: the largest subnet on labels, the smallest and two random on its logits. The reference
-is a straightforward implementation of the same step, timed in turns with it: contiguous tensors, and LSQ+ written out
-operation by operation, on weights and inputs wherever a layer reads them.
+The step is that of training: the largest subnet on labels, two random and the smallest on its classes; on two threads,
+each computes a subnet. The reference is a straightforward implementation of the same step, timed in turns with it:
+contiguous tensors, LSQ+ written out operation by operation, on weights and inputs wherever a layer reads them, and
+torch's own threads within each operation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -25,26 +26,29 @@ import torch.nn.functional as F
 from common import Check, print_checks, print_table, write_result
 from torch import Tensor, nn
 
+from spaceevo.config import Sandwich
 from spaceevo.nn.elastic import ElasticBlock, ElasticConv, ElasticNorm, ElasticStage
+from spaceevo.nn.layout import images_on
 from spaceevo.nn.plain import initialise, stage_choices
 from spaceevo.nn.plan import Add, Conv, Gate, Linear, Pool
 from spaceevo.nn.supernet import Supernet
+from spaceevo.parallel import MOST_AT_ONCE, Mapper, SideBySide, share_threads
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.grids import LEVELS, WEIGHT_LEVELS, image_grid
-from spaceevo.quant.quantizers import fp32, int8
+from spaceevo.quant.quantizers import Precision, fp32, int8
 from spaceevo.scripting import run
 from spaceevo.space import Space, Subnet, parse_space, sample_subnet
-from spaceevo.train.loop import subnet_rng
-from spaceevo.train.losses import alpha_divergence
+from spaceevo.train.loop import back_propagate, subnet_rng, trained_parameters
+from spaceevo.train.losses import DIVERGENCES
 from spaceevo.train.memory import keep_freed_memory
+from spaceevo.train.supernet import sandwich_objective
 
 CLASSES = 1000
 CASES = ("fp32", "int8", "reference_fp32", "reference_int8")
 FP32_TARGET, INT8_TARGET = 2 / 3, 1 / 2  # of the reference's seconds
 RATIO_TARGET = 1.3  # with quantizers over FP32
 MEMORY_TARGET_GIB = 6.0
-
-Forward = Callable[[Tensor, Subnet], Tensor]
+SANDWICH = Sandwich(random_subnets=2)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def report(space: str, batch_size: int, threads: int, rounds: int, timed: dict[s
         "memory_gib": {name: found.memory_gib for name, found in timed.items()},
         "ratios": {name: ratio for name, (ratio, _) in ratios.items()},
     }
-    write_result("supernet_step", content, checks)
+    write_result("supernet_step" if threads == 1 else f"supernet_step_{threads}_threads", content, checks)
 
 
 def time_case(
@@ -118,48 +122,62 @@ def time_case(
 ) -> dict[str, float | list[float]]:
     """Seconds of each step after the first, and the process's largest memory; on one thread, seconds of the CPU."""
     clock = time.thread_time if threads == 1 else time.perf_counter
-    torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(seed)
     resolution = space.hyperspace.resolutions[-1]
     images = torch.randn(batch_size, 3, resolution, resolution, generator=generator)
     labels = torch.randint(CLASSES, (batch_size,), generator=generator)
-    rng = subnet_rng(seed, 0)
-    subnets = [space.largest, space.smallest, sample_subnet(space, rng), sample_subnet(space, rng)]
     supernet = Supernet(space, CLASSES, image_grid([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])).train()
     initialise(supernet, generator)
-    if case.startswith("reference"):
-        reference = Reference(supernet, quantized=case.endswith("int8"))
-        step = _step(reference, reference, subnets, images, labels)
-    else:
-        keep_freed_memory()  # as training does
-        images = images.contiguous(memory_format=torch.channels_last)
-        precision = int8 if case == "int8" else fp32
-        if precision is int8:
-            runs = [partial(supernet, images, subnet) for subnet in subnets[:2]]
-            calibrate(supernet, runs, generator)
-        step = _step(supernet, lambda x, subnet: cast(Tensor, supernet(x, subnet, precision)), subnets, images, labels)
-    step()
-    seconds = []
-    for _ in range(steps):
-        start = clock()
+    plain = case.startswith("reference")
+    with SideBySide(share_threads(threads, 1 if plain else MOST_AT_ONCE)) as mapper:
+        if plain:
+            reference = Reference(supernet, quantized=case.endswith("int8"))
+            step = reference_step(reference, images, labels, seed)
+        else:
+            step = trained_step(supernet, int8 if case == "int8" else fp32, images, labels, seed, mapper)
         step()
-        seconds.append(clock() - start)
+        seconds = []
+        for _ in range(steps):
+            start = clock()
+            step()
+            seconds.append(clock() - start)
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "memory_gib": kib / 2**20}
 
 
-def _step(
-    module: nn.Module, forward: Forward, subnets: list[Subnet], images: Tensor, labels: Tensor
+def trained_step(
+    supernet: Supernet, precision: Precision, images: Tensor, labels: Tensor, seed: int, mapper: Mapper
 ) -> Callable[[], None]:
-    largest, *students = subnets
+    """A step as `spaceevo.train.loop.train` takes it, but for the optimizer's part."""
+    keep_freed_memory()
+    images = images_on(images, torch.device("cpu"))
+    if precision is int8:
+        space = supernet.space
+        runs = [partial(supernet, images, subnet) for subnet in (space.largest, space.smallest)]
+        calibrate(supernet, runs, torch.Generator().manual_seed(seed))
+    objective = sandwich_objective(supernet, SANDWICH, precision, seed)
+    trained = cache(trained_parameters)
 
     def step() -> None:
-        module.zero_grad(set_to_none=True)
-        logits = forward(images, largest)
-        torch.autograd.backward(F.cross_entropy(logits, labels, label_smoothing=0.1))
+        supernet.zero_grad(set_to_none=True)
+        back_propagate(objective(0, images, labels), trained, mapper)
+
+    return step
+
+
+def reference_step(reference: Reference, images: Tensor, labels: Tensor, seed: int) -> Callable[[], None]:
+    """A step of the same subnets."""
+    space, rng = reference.supernet.space, subnet_rng(seed, 0)
+    students = [*(sample_subnet(space, rng) for _ in range(SANDWICH.random_subnets)), space.smallest]
+    divergence = DIVERGENCES[SANDWICH.divergence]
+
+    def step() -> None:
+        reference.zero_grad(set_to_none=True)
+        logits = reference(images, space.largest)
+        torch.autograd.backward(F.cross_entropy(logits, labels, label_smoothing=SANDWICH.label_smoothing))
         target = logits.detach()
         for student in students:
-            torch.autograd.backward(alpha_divergence(forward(images, student), target))
+            torch.autograd.backward(divergence(reference(images, student), target))
 
     return step
 

@@ -7,9 +7,9 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -95,8 +95,9 @@ def train(
     steps = max(round(recipe.epochs * per_epoch), 1)
     run = _fingerprint(module, recipe, task, record.params)
     start = _restore(task.checkpoint, run, module, optimizer, average, record, accelerator)
-    trained = cache(_trained)
+    trained, device = cache(trained_parameters), accelerator.device
     parameters = trained(module)
+    autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.bf16 and device.type == "cuda")
     with (
         progress(task.label, steps, quiet=not accelerator.is_main_process) as tick,
         SideBySide(task.at_once) as side_by_side,
@@ -107,7 +108,8 @@ def train(
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
             with _enough_memory(task, recipe, step):
-                losses = _back_propagate(objective, step, x, y, recipe, trained, side_by_side, accelerator)
+                parts = objective(step, images_on(x, device), y.to(device, non_blocking=True))
+                losses = back_propagate(parts, trained, side_by_side, autocast)
             total = _checked(losses, _average_gradients(parameters, losses, accelerator), step, rate, task)
             nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
             optimizer.step()
@@ -196,27 +198,30 @@ def _steps(
                 return
 
 
-def _back_propagate(
-    objective: Objective,
-    step: int,
-    x: Tensor,
-    y: Tensor,
-    recipe: Recipe,
+def back_propagate(
+    parts: Iterable[Part],
     trained: Callable[[nn.Module], list[nn.Parameter]],
-    mapper: Mapper,
-    accelerator: Accelerator,
+    mapper: Mapper = map,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, Tensor]:
-    """Add the gradients of every part of a step, in their order; returns the losses, still on the device."""
-    device = accelerator.device
-    images = images_on(x, device)
+    """Add the gradients of every part of a step to those of the parameters, in the order of the parts.
+
+    Args:
+        trained: the parameters of a part's module, such as `trained_parameters`.
+        mapper: computes the parts, perhaps several side by side.
+        autocast: around the forward pass of each.
+
+    Returns:
+        The losses by label, still on the device.
+    """
 
     def gradients(part: Part) -> tuple[Part, Tensor, Sequence[Tensor | None]]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16 and device.type == "cuda"):
+        with autocast():
             loss = part.loss()
         return part, loss.detach(), torch.autograd.grad(loss, trained(part.module), allow_unused=True)
 
     losses: dict[str, Tensor] = {}
-    for part, loss, found in mapper(gradients, objective(step, images, y.to(device, non_blocking=True))):
+    for part, loss, found in mapper(gradients, parts):
         losses[part.label] = loss
         for parameter, gradient in zip(trained(part.module), found, strict=True):
             if gradient is None:
@@ -229,7 +234,8 @@ def _back_propagate(
     return losses
 
 
-def _trained(module: nn.Module) -> list[nn.Parameter]:
+def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Those that have gradients."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
