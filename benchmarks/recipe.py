@@ -65,14 +65,14 @@ WAYS = {
     "averaged": Way(ema=0.99),
     "adaptive divergence": Way({"divergence": "adaptive"}),
     "largest alone for 0.3": Way({"largest_alone": 0.3}),
-    "rate / 4": Way(rate=0.25),
+    "rate / 2": Way(rate=0.5),
     "rate x 2": Way(rate=2.0),
     "INT8 rate x 4": Way(int8_rate=4.0),
 }
 
 
 def main(
-    space: str = "tiny-4664-1222",
+    space: str = "tiny-0610-1220",
     device: str = "pixel4",
     ways: str = ",".join(WAYS),
     seeds: int = 2,
