@@ -378,7 +378,7 @@ class Params(Section):
 
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of all randomness")
     hyperspace: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] = Field(
-        description="mobilew, onnxw, tiny, or the name of a file in hyperspaces/"
+        description="mobilew, onnxw, tiny, small, or the name of a file in hyperspaces/"
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that decode pictures, per training job")
     threads: Positive = Field(1, description="of a supernet's training and search: two work on a subnet each")

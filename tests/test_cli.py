@@ -32,7 +32,7 @@ def run_json(*arguments: str) -> dict:
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("name", ["tiny", "mobilew", "onnxw"])
+@pytest.mark.parametrize("name", ["tiny", "small", "mobilew", "onnxw"])
 def test_a_hyperspace_is_described_with_every_block_type(name: str) -> None:
     found, hyperspace = run_json("describe", name), load_hyperspace(name)
     assert [entry["block"] for entry in found["block_types"]] == [t.block for t in hyperspace.block_types]

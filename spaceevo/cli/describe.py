@@ -9,7 +9,7 @@ import typer
 
 from spaceevo.cli.output import AsJson, Debug, guarded, listed, print_found, print_table
 
-EMBEDDED_CLASSES, IMAGENET_CLASSES = 10, 1000
+EMBEDDED = ("tiny", "small")  # hyperspaces for the embedded dataset
 
 
 def describe(
@@ -22,7 +22,7 @@ def describe(
     ],
     subnet: Annotated[str | None, typer.Argument(help="A subnet of the space: d…_k…_w…_e…_r…, or its name.")] = None,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="Classes of the network: 10 for tiny, else 1000, where not given.")
+        int | None, typer.Option(min=1, help="Classes of the network; else 10 for tiny and small, 1000 for others.")
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -37,10 +37,15 @@ def _describe(code: str, subnet: str | None, classes: int | None, as_json: bool)
 
     if classes is None:
         space = parse_space(code).code if is_name(code) else code
-        classes = EMBEDDED_CLASSES if space.startswith("tiny-") else IMAGENET_CLASSES
+        classes = usual_classes(space.partition("-")[0])
     found = describe(code, subnet, classes)
     show = _show_subnet if "subnet" in found else _show_space if "space" in found else _show_hyperspace
     print_found(found, show, as_json)
+
+
+def usual_classes(hyperspace: str) -> int:
+    """Of the dataset that a shipped hyperspace is meant for."""
+    return 10 if hyperspace in EMBEDDED else 1000
 
 
 def _show_hyperspace(found: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spaceevo.cli.describe import EMBEDDED_CLASSES, IMAGENET_CLASSES
+from spaceevo.cli.describe import usual_classes
 from spaceevo.cli.output import AsJson, Debug, guarded, print_found, print_table
 from spaceevo.errors import CodeError, DeviceError
 
@@ -30,7 +30,7 @@ def latency(
     ],
     subnet: Annotated[str | None, typer.Argument(help="A subnet of the space: d…_k…_w…_e…_r…, or its name.")] = None,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="Classes of the network: 10 for tiny, else 1000, where not given.")
+        int | None, typer.Option(min=1, help="Classes of the network; else 10 for tiny and small, 1000 for others.")
     ] = None,
     predict: Annotated[bool, typer.Option("--predict", help="Predict, though the device is at hand.")] = False,
     predictor: Annotated[
@@ -65,7 +65,7 @@ def _latency(
         return _of_file(device, Path(model), interval, code, predict)
     space, subnet = _network(model, code)
     if classes is None:
-        classes = EMBEDDED_CLASSES if space.hyperspace.name == "tiny" else IMAGENET_CLASSES
+        classes = usual_classes(space.hyperspace.name)
     network = {"device": device.name, "space": space.code, "subnet": subnet.code, "classes": classes}
     if not predict and at_hand(device):
         from spaceevo.latency.bench import careful, measure_subnet

@@ -42,7 +42,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def test_the_hyperspaces_that_are_shipped():
-    assert {"mobilew", "onnxw", "tiny"} <= set(HYPERSPACES)
+    assert {"mobilew", "onnxw", "small", "tiny"} <= set(HYPERSPACES)
 
 
 @pytest.mark.parametrize("code", NAMED_SPACES)
@@ -205,7 +205,7 @@ def test_a_projects_own_hyperspaces_are_found_by_name(tmp_path, monkeypatch):
     path.write_text(json.dumps(document))
     os.utime(path, ns=(1, 1))
     assert load_hyperspace("mine").resolutions == (20,)
-    with pytest.raises(ParamsError, match="no hyperspace 'yours': use one of mine, mobilew, onnxw, tiny"):
+    with pytest.raises(ParamsError, match="no hyperspace 'yours': use one of mine, mobilew, onnxw, small, tiny"):
         load_hyperspace("yours")
 
 
