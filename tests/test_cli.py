@@ -40,6 +40,14 @@ def test_a_hyperspace_is_described_with_every_block_type(name: str) -> None:
     assert all(stage.name in text for stage in hyperspace.stages)
 
 
+@pytest.mark.parametrize(("code", "classes"), [("tiny-0610-1220", 10), ("small-5500-1200", 10), (PUBLISHED, 1000)])
+def test_classes_are_those_of_the_dataset_that_the_hyperspace_is_for(code: str, classes: int) -> None:
+    largest = parse_space(code).largest.code
+    found = run_json("describe", code, largest)
+    assert found == run_json("describe", code, largest, "--classes", str(classes))
+    assert found != run_json("describe", code, largest, "--classes", str(classes + 1))
+
+
 @pytest.mark.parametrize("code", [SPACE, PUBLISHED])
 def test_a_space_is_described_stage_by_stage(code: str) -> None:
     found, space = run_json("describe", code), parse_space(code)

@@ -44,7 +44,7 @@ def _describe(code: str, subnet: str | None, classes: int | None, as_json: bool)
 
 
 def usual_classes(hyperspace: str) -> int:
-    """Of the dataset that a shipped hyperspace is meant for."""
+    """How many classes the dataset has that a hyperspace is meant for: the embedded one, or ImageNet."""
     return 10 if hyperspace in EMBEDDED else 1000
 
 
