@@ -32,6 +32,7 @@ class ClutterOptions(Section):
     train_images: Annotated[int, Field(ge=10)] = Field(12_000, description="images of the training split")
     val_images: Annotated[int, Field(ge=10)] = Field(1_500, description="images of the validation split")
     test_images: Annotated[int, Field(ge=10)] = Field(1_500, description="images of the test split")
+    digits: Positive = Field(1, description="whole digits side by side; the first from the left is the class")
     fragments: Annotated[int, Field(ge=0)] = Field(1, description="pieces of other digits on each canvas")
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.75, description="smallest digit, share of the side")
     max_scale: Annotated[float, Field(gt=0, le=1)] = Field(1.0, description="largest digit, share of the side")
@@ -42,6 +43,8 @@ class ClutterOptions(Section):
     def _ordered(self) -> Self:
         if self.min_scale > self.max_scale:
             raise ValueError("min_scale is above max_scale")
+        if self.digits * self.max_scale > 1:
+            raise ValueError(f"max_scale is above 1 / {self.digits}, the share that each of {self.digits} digits has")
         return self
 
 

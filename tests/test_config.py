@@ -158,6 +158,7 @@ def test_an_unknown_key_is_named(section):
         ("dataset.clutter.noise", 256),
         ("dataset.clutter.max_rotation_deg", 90),
         ("dataset.clutter.max_scale", 1.5),
+        ("dataset.clutter.digits", 0),
         ("augment.shift", -1),
         ("augment.colour_jitter", 1.5),
         ("augment.crop_scale", [0.9, 0.5]),
@@ -238,6 +239,9 @@ def test_what_does_not_fit_together_is_named():
     params = document()
     params["dataset"]["clutter"] |= {"min_scale": 0.9, "max_scale": 0.5}
     with pytest.raises(ParamsError, match=r"dataset\.clutter is wrong: min_scale is above max_scale"):
+        parse_params(params)
+    params["dataset"]["clutter"] |= {"digits": 2, "min_scale": 0.4, "max_scale": 0.6}
+    with pytest.raises(ParamsError, match=r"dataset\.clutter is wrong: max_scale is above 1 / 2, the share that each"):
         parse_params(params)
     params = changed("dataset.name", "imagefolder")
     with pytest.raises(ParamsError, match="dataset is wrong: dataset imagefolder needs root"):

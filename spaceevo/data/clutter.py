@@ -1,4 +1,4 @@
-"""The embedded dataset: a handwritten digit on a larger canvas, among fragments of other digits.
+"""The embedded dataset: a handwritten digit on a larger canvas, among fragments of others, or to the left of others.
 
 The digits are the 1,797 pictures of 8x8 pixels of scikit-learn's `load_digits`, so nothing is downloaded. Each split
 draws from digits of its own. The bytes of an image are a pure function of the seed and the options: random words come
@@ -68,34 +68,46 @@ def _draw_chunk(
     canvas = _ground(words, count, side, light)
     for _ in range(options.fragments):
         _draw_fragments(canvas, strokes, options, words, light)
-    _draw_digits(canvas, strokes, classes, labels, options, words, light)
+    for place in reversed(range(options.digits)):
+        if place:
+            chosen = (_uniform(words, count) * len(strokes)).astype(np.int64)
+        else:
+            chosen = _of_classes(classes, labels, words)
+        _draw_digits(canvas, strokes[chosen], place, options, words, light)
     if options.noise:
         canvas += _triangular_noise(words, canvas.shape, options.noise)
     return np.clip(canvas, 0, 255).astype(np.uint8)
 
 
+def _of_classes(classes: Integers, labels: Integers, words: np.random.PCG64) -> Integers:
+    """For each of `labels`, one of the digits whose classes are `classes`."""
+    by_class = np.argsort(classes, kind="stable")
+    first = np.searchsorted(classes[by_class], labels)
+    members = np.searchsorted(classes[by_class], labels, side="right") - first
+    chosen: Integers = by_class[first + (_uniform(words, len(labels)) * members).astype(np.int64)]
+    return chosen
+
+
 def _draw_digits(
     canvas: npt.NDArray[np.int32],
     strokes: Floats,
-    classes: Integers,
-    labels: Integers,
+    place: int,
     options: ClutterOptions,
     words: np.random.PCG64,
     light: npt.NDArray[np.bool_],
 ) -> None:
-    """Draw one whole digit of the wanted class on each canvas, inside its borders."""
+    """Draw one whole digit, `strokes` [B, 8, 8], on each canvas, inside its place among those side by side."""
     count, side = canvas.shape[0], options.image_size
-    by_class = np.argsort(classes, kind="stable")
-    first = np.searchsorted(classes[by_class], labels)
-    members = np.searchsorted(classes[by_class], labels, side="right") - first
-    chosen = by_class[first + (_uniform(words, count) * members).astype(np.int64)]
+    place_width = side / options.digits
     frame = side * _between(_uniform(words, count), options.min_scale, options.max_scale)
     # Rounded because the last bit of a tangent is the C library's choice.
     limit = round(math.tan(math.radians(options.max_rotation_deg) / 2), 9)
     rotation = _rotation(_between(_uniform(words, count), -limit, limit))
-    centre = frame / 2 + _uniform(words, 2, count) * (side - frame)
+    room = np.stack((side - frame, place_width - frame))  # down and across
+    centre = frame / 2 + _uniform(words, 2, count) * room
+    centre[1] += place * place_width
     reach = math.ceil(side * options.max_scale * math.sqrt(2)) + 2
-    _paint(canvas, strokes[chosen], centre, frame / _SOURCE_SIDE, rotation, reach, _stroke_colours(words, light))
+    _paint(canvas, strokes, centre, frame / _SOURCE_SIDE, rotation, reach, _stroke_colours(words, light))
 
 
 def _draw_fragments(

@@ -2,6 +2,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from spaceevo.config import ClutterOptions
 from spaceevo.data.clutter import CLASSES, SPLITS, make_split, source_digits
@@ -72,6 +73,20 @@ def test_digit_alone_is_legible_by_its_own_class_mean() -> None:
     test, test_labels = strokes("test")
     means = np.stack([train[train_labels == label].mean(0) for label in range(10)])
     assert ((test @ means.T).argmax(1) == test_labels).mean() > 0.75
+
+
+def test_of_digits_side_by_side_the_first_from_the_left_is_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With digits of which all but the class 3 have no ink."""
+    known = load_digits()
+    known.images = np.where(known.target[:, None, None] == 3, 16.0, np.zeros_like(known.images))
+    monkeypatch.setattr("spaceevo.data.clutter.load_digits", lambda: known)
+    bare = {"digits": 2, "fragments": 0, "noise": 0, "max_rotation_deg": 0, "min_scale": 0.4, "max_scale": 0.5}
+    images, labels = make_split("train", SMALL.model_copy(update=bare), 0)
+    inked = np.abs(images.astype(int) - np.roll(images, 1, axis=1)).max((1, 3)) > 40  # [N, columns]
+    left, right = inked[:, :16].any(1), inked[:, 16:].any(1)
+    np.testing.assert_array_equal(left, labels == 3)
+    assert 0.05 < right.mean() < 0.2
+    assert right[labels == 3].any() and not right[labels == 3].all()
 
 
 @pytest.mark.parametrize(("field", "value"), [("fragments", 0), ("noise", 0), ("max_rotation_deg", 0.0)])
