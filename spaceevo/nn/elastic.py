@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.convolution import conv2d
-from spaceevo.nn.execute import execute
+from spaceevo.nn.execute import Then, execute
+from spaceevo.nn.norm import is_worth_it, norm_and_quantize, norm_and_rectify
 from spaceevo.nn.plain import PlainBlock, PlainStage, plain_stage
 from spaceevo.nn.plan import Conv, Linear, Plan
 from spaceevo.nn.processes import mean_over_processes, several_processes
 from spaceevo.quant.grids import GridKind, grid_kinds
-from spaceevo.quant.quantizers import ActivationQuantizer, Precision, WeightQuantizer, activation_quantizer, fp32
+from spaceevo.quant.quantizers import ActivationQuantizer, Precision, WeightQuantizer, activation_quantizer, fp32, int8
 from spaceevo.space import BlockChoice, BlockType, StageChoice
 
 L = TypeVar("L", Conv, Linear)
@@ -95,6 +96,18 @@ class ElasticNorm(nn.Module):
         mean, var = self.running_mean[:c], self.running_var[:c]
         return F.batch_norm(x, mean, var, self.weight[:c], self.bias[:c], eps=self.eps)
 
+    def and_then(self, x: Tensor, precision: Precision, then: Then) -> Tensor:
+        """The norm and what is done `then` with its result: in one where that takes less memory."""
+        if not self.training or several_processes() or not is_worth_it(x):
+            return then(self(x), precision)
+        c = x.shape[1]
+        own = self.weight[:c], self.bias[:c], self.eps
+        if precision is fp32:
+            return norm_and_rectify(x, *own, then.rectifier)
+        if precision is int8 and isinstance(then.quantizer, ActivationQuantizer):
+            return norm_and_quantize(x, *own, then.quantizer)
+        return then(self(x), precision)
+
 
 class ElasticBlock(nn.Module):
     """One block with all its choices.
@@ -117,9 +130,9 @@ class ElasticBlock(nn.Module):
         """What the block computes for a choice when `in_channels` arrive."""
         return block_plan(self.block_type.block, self.block_type.activation, in_channels, choice, self.stride)
 
-    def convolve(self, op: Conv, x: Tensor, precision: Precision) -> Tensor:
-        y = self.convs[op.weight](x, op, precision)
-        return cast(Tensor, self.norms[op.norm](y) if op.norm else y)
+    def convolve(self, op: Conv, x: Tensor, precision: Precision, then: Then) -> Tensor:
+        y: Tensor = self.convs[op.weight](x, op, precision)
+        return cast(ElasticNorm, self.norms[op.norm]).and_then(y, precision, then) if op.norm else then(y, precision)
 
     def linear(self, op: Linear, x: Tensor, precision: Precision) -> Tensor:
         return cast(Tensor, self.convs[op.weight](x, op, precision))

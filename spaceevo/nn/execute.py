@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spaceevo.nn.kept import kept_as_codes
 from spaceevo.nn.plan import Add, Conv, Gate, Linear, Plan, Pool
 from spaceevo.quant.grids import RECTIFIERS, SMOOTH_ACTIVATIONS, before
 from spaceevo.quant.quantizers import HSIGMOID_QUANTIZER, SIGMOID_QUANTIZER, Precision, int8
@@ -17,8 +18,8 @@ class Layers(Protocol):
 
     quantizers: nn.ModuleDict
 
-    def convolve(self, op: Conv, x: Tensor, precision: Precision) -> Tensor:
-        """Convolution and BatchNorm, without the activation."""
+    def convolve(self, op: Conv, x: Tensor, precision: Precision, then: Then) -> Tensor:
+        """Convolution and BatchNorm, and what is to be done `then`."""
         ...
 
     def linear(self, op: Linear, x: Tensor, precision: Precision) -> Tensor:
@@ -26,32 +27,58 @@ class Layers(Protocol):
         ...
 
 
+class Then(NamedTuple):
+    """What is done at once with the result of a convolution or sum: a rectifier or none, and a quantizer or none."""
+
+    rectifier: str | None
+    quantizer: nn.Module | None
+
+    def __call__(self, x: Tensor, precision: Precision) -> Tensor:
+        if precision is not int8:  # where the grid of a rectifier's output computes it
+            x = activate(x, self.rectifier, precision)
+        return x if self.quantizer is None else precision(self.quantizer, x)
+
+
 def execute(plan: Plan, layers: Layers, x: Tensor, precision: Precision) -> Tensor:
     """Run `plan` on `x` [N, C, H, W]; returns its output, [N, C', H', W'] or, after a linear layer, [N, classes]."""
     tensors = {plan.input: x}
     for op in plan.ops:
-        source = tensors[op.input]
+        source, quantizer = tensors[op.input], layers.quantizers[op.output]
         match op:
             case Conv():
-                y = layers.convolve(op, source, precision)
+                with kept_as_codes(source):
+                    y = layers.convolve(op, source, precision, _then(op, layers))
+                y = _finished(op, y, precision, quantizer)
             case Linear():
-                y = layers.linear(op, source.flatten(1), precision)
+                y = precision(quantizer, layers.linear(op, source.flatten(1), precision))
             case Pool() if source.shape[2:] == (1, 1):
-                tensors[op.output] = source  # nothing to compute, so no grid of its own either
-                continue
+                y = source  # nothing to compute, so no grid of its own either
             case Pool():
-                y = source.mean((2, 3), keepdim=True)
+                y = precision(quantizer, source.mean((2, 3), keepdim=True))
             case Add():
-                y = source + tensors[op.other]
+                y = _then(op, layers)(source + tensors[op.other], precision)
+                y = _finished(op, y, precision, quantizer)
             case Gate():
-                y = source * tensors[op.gate]
-        if isinstance(op, Conv | Add):
-            if op.activation in SMOOTH_ACTIVATIONS:
-                y = precision(layers.quantizers[before(op.output)], y)
-            if precision is not int8 or op.activation not in RECTIFIERS:  # whose grid computes them
-                y = activate(y, op.activation, precision)
-        tensors[op.output] = precision(layers.quantizers[op.output], y)
+                with kept_as_codes(source):
+                    y = source * tensors[op.gate]
+                y = precision(quantizer, y)
+        tensors[op.output] = y
     return tensors[plan.output]
+
+
+def _then(op: Conv | Add, layers: Layers) -> Then:
+    if op.activation in SMOOTH_ACTIVATIONS:
+        return Then(None, layers.quantizers[before(op.output)])
+    if op.activation is None or op.activation in RECTIFIERS:
+        return Then(op.activation, layers.quantizers[op.output])
+    return Then(None, None)
+
+
+def _finished(op: Conv | Add, y: Tensor, precision: Precision, quantizer: nn.Module) -> Tensor:
+    """`y`, of which `_then` is done, after an activation that is no rectifier."""
+    if op.activation is None or op.activation in RECTIFIERS:
+        return y
+    return precision(quantizer, activate(y, op.activation, precision))
 
 
 def activate(x: Tensor, activation: str | None, precision: Precision) -> Tensor:
@@ -66,7 +93,14 @@ def activate(x: Tensor, activation: str | None, precision: Precision) -> Tensor:
         case "hsigmoid":
             return F.hardsigmoid(x)
         case "hswish":
-            return x * precision(HSIGMOID_QUANTIZER, F.hardsigmoid(x))
+            with kept_as_codes(x):
+                gate = F.hardsigmoid(x)
+            return _gated(x, precision(HSIGMOID_QUANTIZER, gate))
         case "swish":
-            return x * precision(SIGMOID_QUANTIZER, x.sigmoid())
+            return _gated(x, precision(SIGMOID_QUANTIZER, x.sigmoid()))
     raise ValueError(f"unknown activation {activation!r}")
+
+
+def _gated(x: Tensor, gate: Tensor) -> Tensor:
+    with kept_as_codes(x, gate):
+        return x * gate

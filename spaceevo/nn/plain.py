@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spaceevo.data.transforms import resize
 from spaceevo.nn.blocks import block_plan
 from spaceevo.nn.convolution import conv2d
-from spaceevo.nn.execute import execute
+from spaceevo.nn.execute import Then, execute
 from spaceevo.nn.network import head_choices
 from spaceevo.nn.plan import Conv, Linear, Plan
 from spaceevo.quant.grids import Grid, grid_kinds
@@ -55,11 +55,11 @@ class PlainBlock(nn.Module):
         for name, quantizer in self.weight_quantizers.items():
             yield cast(WeightQuantizer, quantizer), cast(Tensor, self.convs[name].weight)
 
-    def convolve(self, op: Conv, x: Tensor, precision: Precision) -> Tensor:
+    def convolve(self, op: Conv, x: Tensor, precision: Precision, then: Then) -> Tensor:
         conv = cast(nn.Conv2d, self.convs[op.weight])
         weight = precision(self.weight_quantizers[op.weight], conv.weight)
         y = conv2d(x, weight, conv.bias, op.stride, op.groups)
-        return cast(Tensor, self.norms[op.norm](y)) if op.norm else y
+        return then(self.norms[op.norm](y) if op.norm else y, precision)
 
     def linear(self, op: Linear, x: Tensor, precision: Precision) -> Tensor:
         linear = cast(nn.Linear, self.convs[op.weight])

@@ -28,6 +28,13 @@ class Levels(NamedTuple):
     rectified: bool
 
 
+class ScaleAndLow(NamedTuple):
+    """A grid scale · (low + i), i from 0 to at most 255."""
+
+    scale: float
+    low: float
+
+
 class _FakeQuantize(torch.autograd.Function):
     """By operations of torch: any device, any shape of the grids."""
 
@@ -69,27 +76,29 @@ class _FakeQuantizeRows(torch.autograd.Function):
         if math.isnan(zero):  # which no comparison in a loop would find
             scales = np.full_like(scales, zero)
         low, high = levels.low - zero, levels.high - zero
-        round_rows(_flat(x), scales, np.reciprocal(scales), low, high, _flat(y))
-        ctx.save_for_backward(x, y, scale)
-        ctx.levels = levels._replace(low=low, high=high)
+        round_rows(flat(x), scales, np.reciprocal(scales), low, high, flat(y))
+        ctx.save_for_backward(x)
+        ctx.scales, ctx.shape, ctx.levels = scales, scale.shape, levels._replace(low=low, high=high)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, y, scale = ctx.saved_tensors
-        grad = _laid_out_as(grads[0], x)
+        (x,) = ctx.saved_tensors
+        grad = laid_out_as(grads[0], x)
         grad_x = torch.empty_like(x)
-        scales, (low, high, gradient_scale, rectified) = scale.reshape(-1).contiguous().numpy(), ctx.levels
+        scales, (low, high, gradient_scale, rectified) = ctx.scales, ctx.levels
         wide = scales.astype(np.float64)
         # The largest float32 value below the range; a rectifier's gradient is zero from zero down.
         below = np.zeros_like(scales) if rectified else _before(((low - 0.5) * wide).astype(np.float32))
         highest = ((high + 0.5) * wide).astype(np.float32)
-        of_scale, of_zero = gradients_of_rows(_flat(x), _flat(y), _flat(grad), below, highest, _flat(grad_x))
+        of_scale, of_zero = gradients_of_rows(
+            flat(x), flat(grad), scales, np.reciprocal(scales), low, high, below, highest, flat(grad_x)
+        )
         _, scale_is_learned, zero_is_learned, *_ = ctx.needs_input_grad
         grad_scale = grad_zero_point = None
         if scale_is_learned:
-            grad_scale = torch.from_numpy((of_scale / wide * gradient_scale).astype(np.float32)).view(scale.shape)
+            grad_scale = torch.from_numpy((of_scale / wide * gradient_scale).astype(np.float32)).view(ctx.shape)
         if zero_is_learned:
             grad_zero_point = torch.tensor(of_zero * wide[0] * gradient_scale, dtype=torch.float32)
         return grad_x, grad_scale, grad_zero_point, None
@@ -114,7 +123,7 @@ class _FakeQuantizeOnGpu(torch.autograd.Function):
 
         x, scale, zero_point = ctx.saved_tensors
         low, high, gradient_scale, rectified = ctx.levels
-        grad_x, of_scale, of_zero = gradients(x, _laid_out_as(grads[0], x), scale, zero_point, low, high, rectified)
+        grad_x, of_scale, of_zero = gradients(x, laid_out_as(grads[0], x), scale, zero_point, low, high, rectified)
         _, scale_is_learned, zero_is_learned, *_ = ctx.needs_input_grad
         grad_scale = of_scale.view_as(scale) / scale * gradient_scale if scale_is_learned else None
         grad_zero_point = of_zero.reshape(()) * scale.reshape(()) * gradient_scale if zero_is_learned else None
@@ -148,6 +157,13 @@ def fake_quantize(
     return y
 
 
+def grid_of(y: Tensor) -> ScaleAndLow | None:
+    """That of a tensor which has one scale and is to be differentiated, if `fake_quantize` made it on the CPU."""
+    node: Any = y.grad_fn
+    by_rows = isinstance(node, _FakeQuantizeRows._backward_cls)
+    return ScaleAndLow(float(node.scales[0]), node.levels.low) if by_rows and len(node.scales) == 1 else None
+
+
 def _function(x: Tensor, scale: Tensor, zero_point: Tensor) -> type[torch.autograd.Function]:
     if _is_rows(x, scale, zero_point):
         if x.device.type == "cpu":
@@ -164,17 +180,17 @@ def _is_rows(x: Tensor, scale: Tensor, zero_point: Tensor) -> bool:
     return scale.numel() == 1 or per_row
 
 
-def _flat(x: Tensor) -> Floats:
+def flat(x: Tensor) -> Floats:
     """The memory of a dense tensor."""
-    flat: Floats = x.detach().as_strided((x.numel(),), (1,)).numpy()
-    return flat
+    memory: Floats = x.detach().as_strided((x.numel(),), (1,)).numpy()
+    return memory
 
 
 def _before(values: Floats) -> Floats:
     return np.nextafter(values, np.float32(-np.inf))
 
 
-def _laid_out_as(grad: Tensor, x: Tensor) -> Tensor:
+def laid_out_as(grad: Tensor, x: Tensor) -> Tensor:
     """`grad` with the strides of `x`."""
     return grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
 

@@ -38,15 +38,18 @@ def _round(
         start = end
 
 
-@compiled("f8(f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], f4[::1], i8, i8, i8, f8[::1])", reorder=True)
+@compiled(f"f8({'f4[::1], ' * 7}i8, f4, f4, i8, i8, f8[::1])", reorder=True)
 def _back(
     x: Floats,
-    y: Floats,
     grad: Floats,
     out: Floats,
+    scale: Floats,
+    inverse: Floats,
     below: Floats,
     highest: Floats,
     length: int,
+    low: Any,
+    high: Any,
     start: int,
     stop: int,
     of_scale: NDArray[np.float64],
@@ -55,13 +58,18 @@ def _back(
     while start < stop:
         row = start // length
         end = min((row + 1) * length, stop, start + _SUMMED)
-        x_row, y_row, grad_row, out_row = x[start:end], y[start:end], grad[start:end], out[start:end]
-        bottom, top = below[row], highest[row]
+        x_row, grad_row, out_row = x[start:end], grad[start:end], out[start:end]
+        times, step, bottom, top = inverse[row], scale[row], below[row], highest[row]
         products, missed = np.float32(0), np.float32(0)
         for i in range(end - start):
             passed = grad_row[i] if (x_row[i] > bottom) & (x_row[i] <= top) else np.float32(0)
             out_row[i] = passed
-            products += grad_row[i] * y_row[i] - passed * x_row[i]
+            value = np.rint(x_row[i] * times)
+            if value < low:
+                value = low
+            if value > high:
+                value = high
+            products += grad_row[i] * (value * step) - passed * x_row[i]
             missed += passed - grad_row[i]
         of_scale[row] += products
         outside += float(missed)
@@ -81,12 +89,21 @@ def round_rows(x: Floats, scale: Floats, inverse: Floats, low: float, high: floa
 
 
 def gradients_of_rows(
-    x: Floats, y: Floats, grad: Floats, below: Floats, highest: Floats, out: Floats
+    x: Floats,
+    grad: Floats,
+    scale: Floats,
+    inverse: Floats,
+    low: float,
+    high: float,
+    below: Floats,
+    highest: Floats,
+    out: Floats,
 ) -> tuple[NDArray[np.float64], float]:
     """Write `grad` where below < x ≤ highest, else zero, to `out`, and sum what is not passed on.
 
     Args:
-        x, y, grad, out: [values]; input and output of rounding, gradient of the output, gradient of the input.
+        x, grad, out: [values]; input of `round_rows`, gradient of its output, gradient of its input.
+        scale, inverse, low, high: of `round_rows`, whose output y is computed anew.
         below, highest: [rows].
 
     Returns:
@@ -96,7 +113,8 @@ def gradients_of_rows(
 
     def loop(start: int, stop: int) -> tuple[NDArray[np.float64], float]:
         of_scale = np.zeros(len(below))
-        return of_scale, _back(x, y, grad, out, below, highest, length, start, stop, of_scale)
+        missed = _back(x, grad, out, scale, inverse, below, highest, length, low, high, start, stop, of_scale)
+        return of_scale, missed
 
     sums = spread(loop, len(x), LEAST)
     return sum((of_scale for of_scale, _ in sums), np.zeros(len(below))), sum(outside for _, outside in sums)

@@ -106,11 +106,14 @@ class ActivationQuantizer(nn.Module):
         scale = self.scale()
         return Grid(float(scale), round(float(self.zero_point(scale))))
 
+    def gradient_scale(self, x: Tensor) -> float:
+        """The factor of the grid's gradients where it rounds `x` [N, …]."""
+        return 1.0 / math.sqrt(x[0].numel() * LEVELS)
+
     def forward(self, x: Tensor) -> Tensor:
         scale = self.scale()
-        gradient_scale = 1.0 / math.sqrt(x[0].numel() * LEVELS)
         rectified = self.kind in RECTIFIERS
-        return fake_quantize(x, scale, self.zero_point(scale), 0, LEVELS, gradient_scale, rectified)
+        return fake_quantize(x, scale, self.zero_point(scale), 0, LEVELS, self.gradient_scale(x), rectified)
 
 
 class WeightQuantizer(nn.Module):
