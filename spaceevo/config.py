@@ -218,12 +218,24 @@ class QTSettings(Section):
         return self
 
 
+def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("must not repeat a number")
+    return values
+
+
+Distinct = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
+
+
 class EvolutionSettings(Section):
     """Size of the evolution of spaces."""
 
     population: Positive = Field(description="spaces alive at a time; the oldest dies")
     parent_sample: Positive = Field(description="spaces drawn from them, the best of which is mutated")
     evaluations: Positive = Field(description="distinct spaces scored in all")
+    block_types: Distinct | None = Field(
+        None, description="that a space may use, by their digits in its code; null: every one of the hyperspace"
+    )
     exact: bool = Field(False, description="then go on to the best of all spaces, by branch and bound; takes minutes")
 
     @model_validator(mode="after")
@@ -348,15 +360,6 @@ class DeviceParams(Section):
             if numbers != sorted(set(numbers)):
                 raise ValueError("must rise from A0 to A4")
         return value
-
-
-def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("must not repeat a number")
-    return values
-
-
-Distinct = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class ComparisonParams(Section):

@@ -141,6 +141,8 @@ def test_an_unknown_key_is_named(section):
         ("comparison.seeds", []),
         ("comparison.seeds", [0, 1, 0]),
         ("comparison.block_types", []),
+        ("space.evolution.block_types", []),
+        ("space.evolution.block_types", [1, 1]),
         ("comparison.block_types", [2, 2]),
         ("comparison.random_subnets", 0),
         ("seed", -1),

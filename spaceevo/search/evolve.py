@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,9 @@ import pandas as pd
 from spaceevo.config import EvolutionSettings
 from spaceevo.errors import BudgetError
 from spaceevo.progress import progress
-from spaceevo.search.lut import AccuracyLut, smallest_latency
+from spaceevo.search.lut import smallest_latency
 from spaceevo.search.score import Scorer, SpaceScore
-from spaceevo.space import Space, count_spaces, mutate_space, sample_space
+from spaceevo.space import Hyperspace, Space, count_spaces, mutate_space, sample_space
 
 TRIES = 200  # at a space that was not evaluated before
 
@@ -20,7 +21,7 @@ TRIES = 200  # at a space that was not evaluated before
 def evolve_space(scorer: Scorer, settings: EvolutionSettings, seed: int) -> tuple[Space, pd.DataFrame]:
     """The best space found that has subnets within every budget, and one row per evaluation.
 
-    No space is evaluated twice; the run ends early where the hyperspace has no more.
+    No space is evaluated twice; the run ends early where the hyperspace has no more of the settings' block types.
 
     Returns:
         The space, and columns evaluation, code, parent ("" for random ones), score, best_score, and for each budget i
@@ -35,7 +36,7 @@ def evolve_space(scorer: Scorer, settings: EvolutionSettings, seed: int) -> tupl
     spaces: list[Space] = []  # the last of them are the population
     rows: list[dict[str, str | int | float]] = []
     best = 0.0
-    evaluations = min(settings.evaluations, count_spaces(lut.hyperspace))
+    evaluations = min(settings.evaluations, count_spaces(lut.hyperspace, settings.block_types))
     scores = np.zeros(evaluations)
     with progress("evolution of spaces", evaluations) as tick:
         while len(seen) < evaluations:
@@ -45,7 +46,7 @@ def evolve_space(scorer: Scorer, settings: EvolutionSettings, seed: int) -> tupl
                 sample = min(settings.parent_sample, settings.population)
                 drawn = oldest + rng.choice(settings.population, sample, replace=False)
                 parent = spaces[drawn[np.argmax(scores[drawn])]]
-            space = _unseen(lut, parent, seen, rng)
+            space = _unseen(lut.hyperspace, settings.block_types, parent, seen, rng)
             if space is None:
                 break
             scored = scorer(space)
@@ -67,18 +68,25 @@ def evolve_space(scorer: Scorer, settings: EvolutionSettings, seed: int) -> tupl
 
 
 def _unseen(
-    lut: AccuracyLut, parent: Space | None, seen: dict[str, tuple[Space, SpaceScore]], rng: np.random.Generator
+    hyperspace: Hyperspace,
+    block_types: Sequence[int] | None,
+    parent: Space | None,
+    seen: Mapping[str, object],
+    rng: np.random.Generator,
 ) -> Space | None:
     """A new child of `parent` (or random space); after many tries a longer walk from it; None if nothing is left."""
     space = parent
     for _ in range(TRIES):
-        space = sample_space(lut.hyperspace, rng) if parent is None else mutate_space(space or parent, rng)
+        if parent is None:
+            space = sample_space(hyperspace, rng, block_types)
+        else:
+            space = mutate_space(space or parent, rng, block_types)
         if space.code not in seen:
             return space
         if parent is not None and rng.random() < 0.5:
             space = parent
     for _ in range(TRIES):
-        space = sample_space(lut.hyperspace, rng)
+        space = sample_space(hyperspace, rng, block_types)
         if space.code not in seen:
             return space
     return None

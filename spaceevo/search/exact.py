@@ -47,16 +47,18 @@ class Certificate:
     scored: int
 
 
-def best_space(scorer: Scorer, good: Space) -> Certificate:
+def best_space(scorer: Scorer, good: Space, block_types: Sequence[int] | None = None) -> Certificate:
     """The best space of the scorer's table that has subnets within every budget.
 
     Args:
         good: a space to start from; the better it is, the more is excluded without being scored.
+        block_types: those that spaces may have; None: all.
     """
-    bounds = [_Bound(scorer.lut, budget, scorer.settings, good) for budget in scorer.budgets_ms]
+    allowed = scorer.lut.hyperspace.type_indices(block_types)
+    bounds = [_Bound(scorer.lut, budget, scorer.settings, good, allowed) for budget in scorer.budgets_ms]
     best, best_score = good, scorer(good)
     hyperspace = scorer.lut.hyperspace
-    spaces, scored, behind = count_spaces(hyperspace), 0, 0
+    spaces, scored, behind = count_spaces(hyperspace, allowed), 0, 0
     tightest = int(np.argmin(scorer.budgets_ms))
     search = _search(scorer.lut, bounds)
     next(search)
@@ -132,12 +134,14 @@ class _Tilt:
 class _Bound:
     """An upper bound on what one budget adds to the score of a space; as tight as it gets for a good space."""
 
-    def __init__(self, lut: AccuracyLut, budget_ms: float, settings: QTSettings, good: Space) -> None:
+    def __init__(
+        self, lut: AccuracyLut, budget_ms: float, settings: QTSettings, good: Space, allowed: Sequence[int]
+    ) -> None:
         self.settings = settings
         self.budget_ms = budget_ms
         self.mass = min(1.0, settings.top / settings.samples)
         choice = lut.keys(good)
-        options = [(key,) if isinstance(key, str) else _options(lut, key[0]) for key in choice]
+        options = [(key,) if isinstance(key, str) else _options(lut, key[0], allowed) for key in choice]
         self.loss, self.share = (_Tilt(lut, options, budget_ms) for _ in range(2))
         self.least_loss = sum(self.loss.least_loss)
         found = minimize(
@@ -186,9 +190,9 @@ class _Bound:
         return np.where(share < fewest, 0.0, most)
 
 
-def _options(lut: AccuracyLut, index: int) -> tuple[StageKey, ...]:
-    """What a searched stage can be, over all spaces."""
-    return tuple(sorted(key for key in lut.searched if key[0] == index))
+def _options(lut: AccuracyLut, index: int, allowed: Sequence[int]) -> tuple[StageKey, ...]:
+    """What a searched stage can be, over all spaces of these block types."""
+    return tuple(sorted(key for key in lut.searched if key[0] == index and key[1] in allowed))
 
 
 def _search(

@@ -101,6 +101,10 @@ class Hyperspace:
         """The stages after the body; they leave no choice."""
         return self.stages[len(self.body) :]
 
+    def type_indices(self, block_types: Sequence[int] | None = None) -> Sequence[int]:
+        """Those of `block_types`, or all indices into the hyperspace's where None."""
+        return range(len(self.block_types)) if block_types is None else block_types
+
     def types_of(self, stage: Stage) -> tuple[BlockType, ...]:
         """The block types that a stage can have: all, or its own where it is not searched."""
         return self.block_types if stage.block_type is None else (stage.block_type,)

@@ -21,31 +21,40 @@ def _choose(rng: np.random.Generator, values: Sequence[T]) -> T:
     return values[int(rng.integers(len(values)))]
 
 
-def sample_space(hyperspace: Hyperspace, rng: np.random.Generator) -> Space:
-    """A space drawn uniformly."""
+def sample_space(hyperspace: Hyperspace, rng: np.random.Generator, block_types: Sequence[int] | None = None) -> Space:
+    """A space drawn uniformly, of these block types if given."""
     searched = hyperspace.searched_stages
-    types = tuple(int(rng.integers(len(hyperspace.block_types))) for _ in searched)
+    allowed = hyperspace.type_indices(block_types)
+    types = tuple(_choose(rng, allowed) for _ in searched)
     windows = tuple(int(rng.integers(stage.windows)) for stage in searched)
     return Space(hyperspace, types, windows)
 
 
-def mutate_space(space: Space, rng: np.random.Generator) -> Space:
-    """`space` with the block type or the width window of one stage changed to another; never `space` itself."""
+def mutate_space(space: Space, rng: np.random.Generator, block_types: Sequence[int] | None = None) -> Space:
+    """`space` with the block type or the width window of one stage changed to another; never `space` itself.
+
+    Args:
+        block_types: those that a stage may change to; None: any.
+    """
+    allowed = space.hyperspace.type_indices(block_types)
     by_type = bool(rng.integers(2))
-    moves = _moves(space, by_type)
+    moves = _moves(space, allowed if by_type else None)
     if not moves:
         by_type = not by_type
-        moves = _moves(space, by_type)
+        moves = _moves(space, allowed if by_type else None)
     index, other = _choose(rng, moves)
     return space.with_stage(index, block_type=other) if by_type else space.with_stage(index, window=other)
 
 
-def _moves(space: Space, by_type: bool) -> list[tuple[int, int]]:
-    """Each stage's number with each other block type (or window) that it can have."""
-    now = space.block_types if by_type else space.windows
-    types = len(space.hyperspace.block_types)
-    counts = [types if by_type else stage.windows for stage in space.hyperspace.searched_stages]
-    return [(index, i) for index, count in enumerate(counts) for i in range(count) if i != now[index]]
+def _moves(space: Space, block_types: Sequence[int] | None) -> list[tuple[int, int]]:
+    """Each stage's number with each other of these block types (of its windows, where None) that it can have."""
+    now = space.windows if block_types is None else space.block_types
+    return [
+        (index, other)
+        for index, stage in enumerate(space.hyperspace.searched_stages)
+        for other in (range(stage.windows) if block_types is None else block_types)
+        if other != now[index]
+    ]
 
 
 def sample_stage(options: StageOptions, rng: np.random.Generator, *, depth: int | None = None) -> StageChoice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -236,9 +236,10 @@ def parse_network(name: str) -> tuple[Space, Subnet]:
         return space, space.subnet(named.subnet)
 
 
-def count_spaces(hyperspace: Hyperspace) -> int:
-    """Number of spaces of a hyperspace."""
-    return math.prod(len(hyperspace.block_types) * stage.windows for stage in hyperspace.searched_stages)
+def count_spaces(hyperspace: Hyperspace, block_types: Sequence[int] | None = None) -> int:
+    """Number of spaces of a hyperspace, of these block types if given."""
+    types = len(hyperspace.type_indices(block_types))
+    return math.prod(types * stage.windows for stage in hyperspace.searched_stages)
 
 
 def enumerate_spaces(hyperspace: Hyperspace) -> Iterator[Space]:

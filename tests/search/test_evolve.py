@@ -17,8 +17,10 @@ from spaceevo.space import count_spaces, enumerate_spaces, parse_hyperspace
 SCORING = QTSettings(samples=100, top=10)
 
 
-def sizes(population=6, parent_sample=3, evaluations=100):
-    return EvolutionSettings(population=population, parent_sample=parent_sample, evaluations=evaluations)
+def sizes(population=6, parent_sample=3, evaluations=100, block_types=None):
+    return EvolutionSettings(
+        population=population, parent_sample=parent_sample, evaluations=evaluations, block_types=block_types
+    )
 
 
 def scorer_of(lut, budgets):
@@ -54,6 +56,15 @@ def test_it_finds_the_best_of_a_hyperspace_it_can_go_through(lut, seed):
         assert row.score == scores[row.code].score
         assert (row.share_0, row.share_1) == scores[row.code].shares
         assert (row.loss_0, row.loss_1) == scores[row.code].losses
+
+
+@pytest.mark.parametrize("block_types", [(0, 2), (1,)])
+def test_it_uses_the_block_types_given_and_no_others(lut, block_types):
+    scorer = scorer_of(lut, quantiles(lut, 0.3, 0.6))
+    best, table = evolve_space(scorer, sizes(block_types=block_types), 0)
+    allowed = [space for space in enumerate_spaces(lut.hyperspace) if {*space.block_types} <= {*block_types}]
+    assert set(table["code"]) == {space.code for space in allowed}
+    assert best == max(allowed, key=lambda space: scorer(space).score)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -25,6 +25,16 @@ def test_it_is_the_best_of_all(lut, seed, shares):
         assert found.spaces == count_spaces(table.hyperspace) == len(scores) >= found.scored
 
 
+@pytest.mark.parametrize("block_types", [(0, 2), (1,)])
+def test_it_is_the_best_of_all_that_have_the_block_types_given(lut, block_types):
+    scorer = EnumeratingScorer(lut, quantiles(lut, 0.3), SETTINGS)
+    allowed = [space for space in enumerate_spaces(lut.hyperspace) if {*space.block_types} <= {*block_types}]
+    scores = {space: scorer(space).score for space in allowed}
+    found = best_space(scorer, min(scores, key=scores.get), block_types)
+    assert found.space == max(scores, key=scores.get)
+    assert found.spaces == count_spaces(lut.hyperspace, block_types) == len(allowed)
+
+
 @pytest.fixture(scope="module")
 def many():
     return many_lut(samples=12)
@@ -48,7 +58,7 @@ def test_no_score_is_above_its_bound(many, share, settings):
     scorer = EnumeratingScorer(many, budgets, settings)
     rng = np.random.default_rng(0)
     spaces = [sample_space(many.hyperspace, rng) for _ in range(20)]
-    bound = _Bound(many, budgets[0], settings, spaces[0])
+    bound = _Bound(many, budgets[0], settings, spaces[0], range(len(many.hyperspace.block_types)))
     slack = []
     for space in spaces:
         keys = many.keys(space)

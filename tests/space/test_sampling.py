@@ -73,6 +73,16 @@ def test_mutation_reaches_every_neighbour():
     assert {mutate_space(space, rng).code for _ in range(500)} == neighbours
 
 
+def test_spaces_of_some_block_types_are_drawn_and_stay_so():
+    rng = np.random.default_rng(0)
+    allowed = (0, 2)
+    drawn = [sample_space(small_hyperspace(), rng, allowed) for _ in range(50)]
+    mutated = [mutate_space(space, rng, allowed) for space in drawn]
+    for spaces in (drawn, mutated):
+        assert {index for space in spaces for index in space.block_types} == set(allowed)
+    assert all(differences(space, other) == 1 for space, other in zip(drawn, mutated, strict=True))
+
+
 def test_where_no_window_can_change_the_block_type_does():
     space = Space(small_hyperspace(), (0, 2), (0, 0))
     fixed = [stage for stage in space.hyperspace.searched_stages if stage.windows == 1]

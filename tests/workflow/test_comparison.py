@@ -1,5 +1,6 @@
 """The comparison of spaces: made by name alone from a finished run, which it leaves as it is."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,11 @@ def test_benchmarks_read_it(project: Path) -> None:
     assert "2 spaces: τ" in run(project, *ranked, "--fewest-spaces", "2")
 
 
-def test_a_block_type_that_is_not_there(project: Path) -> None:
-    done = call(project, "snakemake", "-n", "--config", 'comparison={"block_types": [2]}')
+@pytest.mark.parametrize("key", ["comparison.block_types", "space.evolution.block_types"])
+def test_a_block_type_that_is_not_there(project: Path, key: str) -> None:
+    section, _, inner = key.partition(".")
+    value = {"block_types": [2]} if inner == "block_types" else {"evolution": {"block_types": [2]}}
+    done = call(project, "snakemake", "-n", "--config", f"{section}={json.dumps(value)}")
     said = done.stdout + done.stderr
     assert done.returncode != 0
-    assert "comparison.block_types: micro has no block type 2; its digits are 0 to 1." in said
+    assert f"{key}: micro has no block type 2; its digits are 0 to 1." in said

@@ -47,12 +47,16 @@ for name, space in CHECKPOINT_SPACES.items():
         )
 
 
-for index in PARAMS.comparison.block_types or ():
-    if index >= len(HYPERSPACE.block_types):
-        raise WorkflowError(
-            f"comparison.block_types: {HYPERSPACE.name} has no block type {index}; its digits are 0 to "
-            f"{len(HYPERSPACE.block_types) - 1}."
-        )
+for key, block_types in {
+    "space.evolution.block_types": PARAMS.space.evolution.block_types,
+    "comparison.block_types": PARAMS.comparison.block_types,
+}.items():
+    for index in block_types or ():
+        if index >= len(HYPERSPACE.block_types):
+            raise WorkflowError(
+                f"{key}: {HYPERSPACE.name} has no block type {index}; its digits are 0 to "
+                f"{len(HYPERSPACE.block_types) - 1}."
+            )
 
 
 MACHINES = machine_facts()
