@@ -69,16 +69,16 @@ def execute(plan: Plan, layers: Layers, x: Tensor, precision: Precision) -> Tens
 def _then(op: Conv | Add, layers: Layers) -> Then:
     if op.activation in SMOOTH_ACTIVATIONS:
         return Then(None, layers.quantizers[before(op.output)])
-    if op.activation is None or op.activation in RECTIFIERS:
-        return Then(op.activation, layers.quantizers[op.output])
-    return Then(None, None)
+    return Then(op.activation, layers.quantizers[op.output]) if _is_at_once(op) else Then(None, None)
 
 
 def _finished(op: Conv | Add, y: Tensor, precision: Precision, quantizer: nn.Module) -> Tensor:
     """`y`, of which `_then` is done, after an activation that is no rectifier."""
-    if op.activation is None or op.activation in RECTIFIERS:
-        return y
-    return precision(quantizer, activate(y, op.activation, precision))
+    return y if _is_at_once(op) else precision(quantizer, activate(y, op.activation, precision))
+
+
+def _is_at_once(op: Conv | Add) -> bool:
+    return op.activation is None or op.activation in RECTIFIERS
 
 
 def activate(x: Tensor, activation: str | None, precision: Precision) -> Tensor:

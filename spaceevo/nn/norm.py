@@ -13,24 +13,22 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from spaceevo.loops import compiled, spread
-from spaceevo.quant.codes import Coded, Codes, new_codes
+from spaceevo.loops import spread
+from spaceevo.nn.norm_loops import Doubles, add_gradients, add_moments, clip_rows, gradient_rows, round_rows
+from spaceevo.quant.codes import Coded, new_codes
 from spaceevo.quant.fake_quantize import flat, laid_out_as
 from spaceevo.quant.grids import LEVELS, RECTIFIERS
 from spaceevo.quant.loops import LEAST, Floats
 from spaceevo.quant.quantizers import ActivationQuantizer
 
-Doubles = NDArray[np.float64]
 R = TypeVar("R")
 
 LARGE = 1 << 20  # values of a tensor that is worth it, 4 MiB: caches hold smaller ones
 _RANGES = {None: (-math.inf, math.inf), "relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 _ROW = 1024  # values that a loop has in hand: a few pixels
-_SUMMED = 64  # rows whose sums are kept in float32
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def norm_and_rectify(x: Tensor, weight: Tensor, bias: Tensor, eps: float, rectif
     Values and gradients are those of `torch.nn.functional.batch_norm` and the rectifier, up to rounding.
 
     Args:
-        x: float32 [N, C, H, W], as `is_worth_it` likes it.
+        x: float32 [N, C, H, W] on a CPU, channels last.
         weight, bias: float32 [C].
     """
     y: Tensor = _NormAndRectify.apply(x, weight, bias, eps, rectifier)  # type: ignore[no-untyped-call]
@@ -93,7 +91,7 @@ class _NormAndRectify(torch.autograd.Function):
         ctx.map = _norm(x, weight, bias, eps, low, float(np.nextafter(np.float32(high), np.float32(0))))
         y = torch.empty_like(x)
         memory, written, rows = flat(x), flat(y), ctx.map.rows(_pixels(x))
-        _over_rows(lambda *part: _clip(memory, rows, low, high, written, *part), x)
+        _over_rows(lambda *part: clip_rows(memory, rows, low, high, written, *part), x)
         ctx.save_for_backward(x, weight)
         return y
 
@@ -124,7 +122,7 @@ class _NormAndQuantize(torch.autograd.Function):
         ctx.map = _norm(x, weight, bias, eps, above, high + 0.5, unit=zero if math.isnan(zero) else step)
         y, codes = torch.empty_like(x), new_codes(x.numel())
         memory, written, rows = flat(x), flat(y), ctx.map.rows(_pixels(x))
-        _over_rows(lambda *part: _round(memory, rows, step, low, high, written, codes, *part), x)
+        _over_rows(lambda *part: round_rows(memory, rows, step, low, high, written, codes, *part), x)
         ctx.save_for_backward(x, weight)
         ctx.coded, ctx.gradient_scale = Coded(codes, step, low), gradient_scale
         return y
@@ -155,7 +153,7 @@ def _gradients(ctx: Any, grad: Tensor, low: float, high: float) -> tuple[tuple[T
 
     def sums(*part: int) -> tuple[Doubles, Doubles]:
         of_channels, of_grid = np.zeros((2, rows.shape[1])), np.zeros(2)
-        _sum_gradients(memory, upstream, rows, low, high, norm.above, norm.most, of_channels, of_grid, *part)
+        add_gradients(memory, upstream, rows, low, high, norm.above, norm.most, of_channels, of_grid, *part)
         return of_channels, of_grid
 
     parts = _over_rows(sums, x)
@@ -163,10 +161,10 @@ def _gradients(ctx: Any, grad: Tensor, low: float, high: float) -> tuple[tuple[T
     of_weight, count = centred * norm.inverse, x.numel() // x.shape[1]
     factor = weight.detach().numpy() * norm.inverse
     factors = np.stack([factor, -factor * norm.inverse * of_weight / count, -factor * passed / count])
-    factor_rows = np.tile(factors.astype(np.float32), _pixels(x))
+    by = np.tile(factors.astype(np.float32), _pixels(x))
     of_x = torch.empty_like(x)
     written = flat(of_x)
-    _over_rows(lambda *part: _back(memory, upstream, rows, norm.above, norm.most, factor_rows, written, *part), x)
+    _over_rows(lambda *part: gradient_rows(memory, upstream, rows, norm.above, norm.most, by, written, *part), x)
     return (of_x, *_floats(np.stack([of_weight, passed]))), np.sum([of_grid for _, of_grid in parts], 0)
 
 
@@ -181,7 +179,7 @@ def _moments(x: Tensor) -> tuple[Doubles, Doubles]:
 
     def sums(*part: int) -> Doubles:
         found = np.zeros((2, len(row)))
-        _sum(memory, row, found, *part)
+        add_moments(memory, row, found, *part)
         return found
 
     first, second = _per_channel(sum(_over_rows(sums, x)), x) / (x.numel() // x.shape[1])
@@ -202,119 +200,3 @@ def _per_channel(sums: Any, x: Tensor) -> Doubles:
     """Sums of each value of a row [2, pixels · C] as those of each channel [2, C]."""
     total: Doubles = sums.reshape(2, -1, x.shape[1]).sum(1)
     return total
-
-
-@compiled("void(f4[::1], f4[::1], f8[:,::1], i8, i8)", reorder=True)
-def _sum(x: Floats, shift: Floats, sums: Doubles, start: int, stop: int) -> None:
-    """Add x − shift and its square to `sums`."""
-    length = len(shift)
-    first, second = np.zeros(length, np.float32), np.zeros(length, np.float32)
-    for row in range(start, stop):
-        values = x[row * length : (row + 1) * length]
-        for i in range(len(values)):
-            first[i] += values[i] - shift[i]
-        for i in range(len(values)):
-            second[i] += (values[i] - shift[i]) * (values[i] - shift[i])
-        if (row - start) % _SUMMED == _SUMMED - 1 or row == stop - 1:
-            sums[0] += first
-            sums[1] += second
-            first[:] = 0
-            second[:] = 0
-
-
-@compiled("void(f4[::1], f4[:,::1], f4, f4, f4[::1], i8, i8)", reorder=True)
-def _clip(x: Floats, rows: Floats, low: Any, high: Any, y: Floats, start: int, stop: int) -> None:
-    gain, offset = rows[0], rows[1]
-    length = len(gain)
-    for row in range(start, stop):
-        values, out = x[row * length : (row + 1) * length], y[row * length : (row + 1) * length]
-        for i in range(len(values)):
-            value = gain[i] * values[i] + offset[i]
-            if value < low:  # written so that what is not a number stays so
-                value = low
-            if value > high:
-                value = high
-            out[i] = value
-
-
-@compiled("void(f4[::1], f4[:,::1], f4, f4, f4, f4[::1], u1[::1], i8, i8)", reorder=True)
-def _round(
-    x: Floats, rows: Floats, scale: Any, low: Any, high: Any, y: Floats, codes: Codes, start: int, stop: int
-) -> None:
-    gain, offset = rows[0], rows[1]
-    length = len(gain)
-    for row in range(start, stop):
-        here = slice(row * length, (row + 1) * length)
-        values, out, kept = x[here], y[here], codes[here]
-        for i in range(len(values)):
-            level = np.rint(gain[i] * values[i] + offset[i])
-            if level < low:
-                level = low
-            if level > high:
-                level = high
-            out[i] = level * scale
-            kept[i] = np.uint8(np.int32(level - low))
-
-
-@compiled("void(f4[::1], f4[::1], f4[:,::1], f4, f4, f4, f4, f8[:,::1], f8[::1], i8, i8)", reorder=True)
-def _sum_gradients(
-    x: Floats,
-    grad: Floats,
-    rows: Floats,
-    low: Any,
-    high: Any,
-    above: Any,
-    most: Any,
-    of_channels: Doubles,
-    of_grid: Doubles,
-    start: int,
-    stop: int,
-) -> None:
-    """Add the gradient that passes, and that times x − mean, to `of_channels`, those of the grid to `of_grid`."""
-    gain, offset, mean = rows[0], rows[1], rows[2]
-    length = len(gain)
-    passed, first, second = np.zeros(length, np.float32), np.zeros(length, np.float32), np.zeros(length, np.float32)
-    for row in range(start, stop):
-        here = slice(row * length, (row + 1) * length)
-        values, upstream = x[here], grad[here]
-        products, missed = np.float32(0), np.float32(0)
-        for i in range(len(values)):
-            exact, g = gain[i] * values[i] + offset[i], upstream[i]
-            level = np.rint(exact)
-            if level < low:
-                level = low
-            if level > high:
-                level = high
-            p = g if (exact > above) & (exact <= most) else np.float32(0)
-            passed[i] = p
-            products += g * level - p * exact
-            missed += p - g
-        of_grid[0] += products
-        of_grid[1] += missed
-        for i in range(len(values)):
-            first[i] += passed[i]
-        for i in range(len(values)):
-            second[i] += passed[i] * (values[i] - mean[i])
-        if (row - start) % _SUMMED == _SUMMED - 1 or row == stop - 1:
-            of_channels[0] += first
-            of_channels[1] += second
-            first[:] = 0
-            second[:] = 0
-
-
-@compiled("void(f4[::1], f4[::1], f4[:,::1], f4, f4, f4[:,::1], f4[::1], i8, i8)", reorder=True)
-def _back(
-    x: Floats, grad: Floats, rows: Floats, above: Any, most: Any, factors: Floats, out: Floats, start: int, stop: int
-) -> None:
-    gain, offset, mean = rows[0], rows[1], rows[2]
-    by_passed, by_centred, constant = factors[0], factors[1], factors[2]
-    length = len(gain)
-    passed = np.zeros(length, np.float32)
-    for row in range(start, stop):
-        here = slice(row * length, (row + 1) * length)
-        values, upstream, grad_x = x[here], grad[here], out[here]
-        for i in range(len(values)):
-            exact = gain[i] * values[i] + offset[i]
-            passed[i] = upstream[i] if (exact > above) & (exact <= most) else np.float32(0)
-        for i in range(len(values)):
-            grad_x[i] = by_passed[i] * passed[i] + by_centred[i] * (values[i] - mean[i]) + constant[i]

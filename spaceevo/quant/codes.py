@@ -25,7 +25,7 @@ _WASTE = 1.5  # times as much memory as is asked for is taken at most
 
 @dataclass(frozen=True)
 class Coded:
-    """Values scale · (low + code), in the order of a dense tensor's memory."""
+    """Values scale · (low + code), uint8 codes in the order of a dense tensor's memory."""
 
     codes: Codes
     scale: float
@@ -58,7 +58,7 @@ class _Pages:
         self._taking = Lock()
 
     def take(self, count: int) -> Codes:
-        """An array of `count`, whose memory comes back when nothing refers to it any more."""
+        """uint8 [count], whose memory comes back when nothing refers to it any more."""
         with self._taking:
             fitting = [pages for pages in self._free if count <= len(pages) <= _WASTE * count]
             if fitting:
@@ -77,7 +77,7 @@ _PAGES = _Pages()
 
 
 def new_codes(count: int) -> Codes:
-    """An array of so many, with any content."""
+    """uint8 [count], with any content."""
     return _PAGES.take(count)
 
 

@@ -109,3 +109,16 @@ def test_when_it_is_worth_it():
     assert node == {fp32: "_NormAndRectifyBackward", int8: "_NormAndQuantizeBackward"}
     assert "Norm" not in elastic.and_then(x, lambda _, y: y + 0, then).grad_fn.name()  # a precision that looks on
     assert "Norm" not in elastic.eval().and_then(x, int8, then).grad_fn.name()
+
+
+@pytest.mark.parametrize("then", [Then("relu6", grid("relu6")), Then(None, grid("affine"))])
+def test_an_elastic_norm_gives_the_same_in_one(monkeypatch, then):
+    x, weight, bias = inputs((4, 48, 40, 40))
+    elastic = ElasticNorm(64).train()
+    with torch.no_grad():
+        elastic.weight[:48], elastic.bias[:48] = weight, bias
+    apart = {precision: elastic.and_then(x, precision, then) for precision in (fp32, int8)}
+    monkeypatch.setattr(norm, "LARGE", 1)
+    assert torch.allclose(elastic.and_then(x, fp32, then), apart[fp32], atol=1e-4)
+    steps = ((elastic.and_then(x, int8, then) - apart[int8]).abs() / then.quantizer.scale()).detach()
+    assert float(steps.max()) < 1.01 and float((steps > 0.01).double().mean()) < 1e-3  # half-way between two levels
