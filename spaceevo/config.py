@@ -307,12 +307,20 @@ class SubnetSearchSettings(Section):
         return self
 
 
+class ShortlistSettings(Section):
+    """Who wins the subnet search is decided on more images than it goes through."""
+
+    subnets: int = Field(0, ge=0, description="per budget, how many of the most accurate are judged once more")
+    val_images: Positive = Field(10_000, description="that they are judged on; all of val where it has fewer")
+
+
 class SearchParams(Section):
     """Searching the supernet."""
 
     settings: SubnetSearchSettings
     recalibration_images: Positive = Field(description="that BatchNorm statistics are recomputed on")
     val_images: Positive = Field(description="that accuracy is measured on")
+    shortlist: ShortlistSettings = ShortlistSettings()
     remeasure: bool = Field(
         True, description="measure the winners on a device at hand, and replace those that miss their budget"
     )

@@ -10,7 +10,7 @@ import pandas as pd
 from spaceevo.config import SubnetSearchSettings
 from spaceevo.parallel import Mapper
 from spaceevo.progress import progress
-from spaceevo.search.subnets import NEARNESS, fastest_subnet, search_subnets
+from spaceevo.search.subnets import NEARNESS, Shortlist, fastest_subnet, search_subnets
 from spaceevo.space import Hyperspace, Space, Subnet, sample_subnet
 
 OUTCOMES_KIND = "space_outcomes"
@@ -38,6 +38,7 @@ def outcomes(
     random_subnets: int,
     seed: int,
     mapper: Mapper = map,
+    shortlist: Shortlist | None = None,
 ) -> pd.DataFrame:
     """What a trained supernet gives within each budget: its best subnet, and random ones that cost about as much.
 
@@ -46,6 +47,7 @@ def outcomes(
         budgets_ms: ascending; those that no subnet of the space meets have no rows.
         random_subnets: per budget, drawn uniformly among those that take the budget or up to a quarter less.
         mapper: applies accuracies to subnets.
+        shortlist: of the search for the best.
 
     Returns:
         Columns kind (best or random), budget (its number), budget_ms, subnet, latency_ms, val_accuracy and
@@ -55,7 +57,9 @@ def outcomes(
     reached = [(number, budget) for number, budget in enumerate(budgets_ms) if budget >= fastest_ms]
     rows = []
     if reached:
-        best, _ = search_subnets(space, latency_ms, val_accuracy, [ms for _, ms in reached], settings, seed, mapper)
+        within = [ms for _, ms in reached]
+        ranked, _ = search_subnets(space, latency_ms, val_accuracy, within, settings, seed, mapper, shortlist)
+        best = [found for found, *_ in ranked]
         winners = list(dict.fromkeys(found.subnet for found in best))
         tested = dict(zip(winners, mapper(test_accuracy, winners), strict=True))
         for (number, budget), found in zip(reached, best, strict=True):

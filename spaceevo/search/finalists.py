@@ -13,7 +13,7 @@ from spaceevo.errors import BudgetError, DeviceError
 from spaceevo.latency.devices import Device, at_hand
 from spaceevo.latency.measure import Measurement
 from spaceevo.latency.predictor import Predictor
-from spaceevo.search.subnets import Found, best_within
+from spaceevo.search.subnets import Found
 from spaceevo.space import Space, Subnet
 
 ENOUGH = 3  # measured subnets, after which those that are hopeless by them are passed over unmeasured
@@ -65,7 +65,7 @@ def finalists_on(
     time: Callable[[Sequence[Subnet]], Measurement],
     predictor: Predictor,
     space: Space,
-    best: Sequence[Found],
+    ranked: Sequence[Sequence[Found]],
     table: pd.DataFrame,
     budgets_ms: Sequence[float],
 ) -> tuple[list[Finalist], pd.DataFrame]:
@@ -73,16 +73,20 @@ def finalists_on(
 
     Args:
         time: times subnets on the device in one go, beside the reference model.
-        best: the winners by prediction, in the order of `budgets_ms`.
     """
     if at_hand(device):
         try:
-            return measured_finalists(space, table, budgets_ms, at_speed_of(predictor, time))
+            return measured_finalists(space, ranked, table, budgets_ms, at_speed_of(predictor, time))
         except DeviceError as error:
             if not device.how.removable:
                 raise
             print(f"{error} The SEQnets are those by prediction until then.", file=sys.stderr)
-    return [Finalist(found) for found in best], with_measured(table, {})
+    return predicted_finalists(ranked, table)
+
+
+def predicted_finalists(ranked: Sequence[Sequence[Found]], table: pd.DataFrame) -> tuple[list[Finalist], pd.DataFrame]:
+    """The best within each budget by prediction, as `measured_finalists` returns them."""
+    return [Finalist(within[0]) for within in ranked], with_measured(table, {})
 
 
 def at_speed_of(predictor: Predictor, time: Callable[[Sequence[Subnet]], Measurement]) -> Measure:
@@ -102,7 +106,7 @@ def at_speed_of(predictor: Predictor, time: Callable[[Sequence[Subnet]], Measure
 
 
 def measured_finalists(
-    space: Space, table: pd.DataFrame, budgets_ms: Sequence[float], measure: Measure
+    space: Space, ranked: Sequence[Sequence[Found]], table: pd.DataFrame, budgets_ms: Sequence[float], measure: Measure
 ) -> tuple[list[Finalist], pd.DataFrame]:
     """The most accurate subnet of each budget that also measures within it.
 
@@ -111,7 +115,8 @@ def measured_finalists(
     prediction as favourably as any that was measured is passed over.
 
     Args:
-        table: every evaluated subnet, as `search_subnets` returns it.
+        ranked: what is predicted within each budget, the best first, and every evaluated subnet, as `search_subnets`
+            returns them.
         measure: times several subnets in one go.
 
     Returns:
@@ -121,13 +126,12 @@ def measured_finalists(
     Raises:
         BudgetError: no subnet measures within a budget; the sentence states the smallest latency that was measured.
     """
-    found = [Found(space.subnet(row["code"]), row["latency_ms"], row["accuracy"]) for row in table.to_dict("records")]
-    queues = {budget: best_within(found, budget, len(found)) for budget in budgets_ms}
+    queues = list(zip(ranked, budgets_ms, strict=True))
     known: dict[str, Measured] = {}
-    while asked := _unmeasured([_candidate(queues[budget], budget, known) for budget in budgets_ms], known):
+    while asked := _unmeasured([_candidate(queue, budget, known) for queue, budget in queues], known):
         timings = measure([candidate.subnet for candidate in asked])
         known |= {candidate.subnet.code: timing for candidate, timing in zip(asked, timings, strict=True)}
-    finalists = [_finalist(space, queues[budget], budget, known) for budget in budgets_ms]
+    finalists = [_finalist(space, queue, budget, known) for queue, budget in queues]
     return finalists, with_measured(table, known)
 
 

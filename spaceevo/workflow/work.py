@@ -118,13 +118,10 @@ def work(rule: str, stage: str | None, values: Values, setting: Setting) -> floa
             passes = SIMULATED * _sandwich(mean, values["supernet.sandwich"])
             return float(TRAINING * values["supernet.int8"]["epochs"] * setting.images * passes)
         case "search_subnets":
-            images = values["search"]["recalibration_images"] + values["search"]["val_images"]
-            return float(SIMULATED * values["search"]["settings"]["evaluations"] * images * mean.random)
+            return SIMULATED * _searched_images(values["search"]) * mean.random
         case "compare_space":
-            images = values["search"]["recalibration_images"] + values["search"]["val_images"]
             drawn = SUBNET_BUDGETS * values["comparison.random_subnets"]
-            subnets = values["search"]["settings"]["evaluations"] + drawn
-            return float(SIMULATED * subnets * images * mean.random)
+            return SIMULATED * _searched_images(values["search"], drawn) * mean.random
         case "extract_seqnet" | "write_card":
             images = values["export"]["recalibration_images"] + values["export"]["verify_images"]
             return float(SIMULATED * images * mean.random)
@@ -212,6 +209,13 @@ def _macs(space: Space, subnet: Subnet) -> int:
 def _sandwich(mean: MeanMacs, sandwich: Values) -> float:
     smallest = mean.smallest_any if sandwich["mixed_resolutions"] else mean.smallest
     return float(mean.largest + smallest + sandwich["random_subnets"] * mean.random)
+
+
+def _searched_images(search: Values, drawn: int = 0) -> float:
+    """Pictures that the subnet search, its shortlists and `drawn` more subnets are shown, each once."""
+    subnets, judged = search["settings"]["evaluations"] + drawn, SUBNET_BUDGETS * search["shortlist"]["subnets"]
+    shown = subnets * search["val_images"] + judged * search["shortlist"]["val_images"]
+    return float(shown + (subnets + judged) * search["recalibration_images"])
 
 
 def _distillation(stage: Stage, blocks: Values, setting: Setting) -> float:

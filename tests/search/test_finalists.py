@@ -11,7 +11,7 @@ from spaceevo.latency.predictor import Predictor
 from spaceevo.latency.runtimes import InProcessRuntime
 from spaceevo.search import finalists as finalists_module
 from spaceevo.search.finalists import Measured, entry, finalists_on, measured_finalists
-from spaceevo.search.subnets import search_subnets
+from spaceevo.search.subnets import Shortlist, search_subnets
 from spaceevo.space import load_hyperspace, sample_space
 
 SPACE = sample_space(load_hyperspace("tiny"), np.random.default_rng(0))
@@ -27,11 +27,23 @@ def accuracy(subnet):
     return 1 - 1 / (1 + sum(block.width for stage in subnet.stages for block in stage) / 100)
 
 
+def judged(subnet):
+    """Of a shortlist, which this turns round."""
+    return 0.5 - accuracy(subnet) / 10
+
+
+SHORTLIST = Shortlist(3, judged)
+
+
+def winners(ranked):
+    return [within[0] for within in ranked]
+
+
 @pytest.fixture(scope="module")
 def searched():
     fastest = predicted_ms(SPACE.smallest)
     budgets = [1.5 * fastest, 2 * fastest, 2.5 * fastest]
-    return *search_subnets(SPACE, predicted_ms, accuracy, budgets, SETTINGS, 0), budgets
+    return *search_subnets(SPACE, predicted_ms, accuracy, budgets, SETTINGS, 0, shortlist=SHORTLIST), budgets
 
 
 class Device:
@@ -47,19 +59,21 @@ class Device:
 
 
 def test_exact_predictions_are_confirmed_at_once(searched):
-    best, table, budgets = searched
+    ranked, table, budgets = searched
     device = Device(lambda subnet: 1.0)
-    found, measured = measured_finalists(SPACE, table, budgets, device)
-    assert [finalist.found for finalist in found] == best and not any(finalist.replaced for finalist in found)
-    assert device.asked == [list(dict.fromkeys(winner.subnet.code for winner in best))]
+    found, measured = measured_finalists(SPACE, ranked, table, budgets, device)
+    assert [finalist.found for finalist in found] == winners(ranked) and not any(
+        finalist.replaced for finalist in found
+    )
+    assert device.asked == [list(dict.fromkeys(winner.subnet.code for winner in winners(ranked)))]
     assert measured["measured_ms"].notna().sum() == len(device.asked[0])
     assert measured.drop(columns=["measured_ms", "measured_low_ms", "measured_high_ms"]).equals(table)
 
 
 def test_a_budget_within_the_interval_is_kept(searched):
-    best, table, budgets = searched
-    found, _ = measured_finalists(SPACE, table, budgets, Device(lambda subnet: 1.005))
-    assert [finalist.found for finalist in found] == best
+    ranked, table, budgets = searched
+    found, _ = measured_finalists(SPACE, ranked, table, budgets, Device(lambda subnet: 1.005))
+    assert [finalist.found for finalist in found] == winners(ranked)
     assert any(
         finalist.measured.ms > budget >= finalist.measured.low_ms
         for finalist, budget in zip(found, [predicted_ms(f.found.subnet) for f in found], strict=True)
@@ -67,37 +81,37 @@ def test_a_budget_within_the_interval_is_kept(searched):
 
 
 def test_what_is_over_gives_way_to_the_next_best_within(searched):
-    best, table, budgets = searched
-    slow = {winner.subnet.code for winner in best}
-    found, measured = measured_finalists(SPACE, table, budgets, Device(lambda s: 2.0 if s.code in slow else 1.0))
-    for finalist, winner, budget in zip(found, best, budgets, strict=True):
-        others = table[(table["latency_ms"] <= budget) & ~table["code"].isin(slow)]
-        assert finalist.found.accuracy == others["accuracy"].max()
-        assert finalist.measured.low_ms <= budget and winner.subnet.code in [f.subnet.code for f in finalist.replaced]
+    ranked, table, budgets = searched
+    slow = {winner.subnet.code for winner in winners(ranked)}
+    found, measured = measured_finalists(
+        SPACE, ranked, table, budgets, Device(lambda s: 2.0 if s.code in slow else 1.0)
+    )
+    for finalist, within, budget in zip(found, ranked, budgets, strict=True):
+        assert finalist.found == next(other for other in within if other.subnet.code not in slow)
+        assert finalist.measured.low_ms <= budget and within[0] in finalist.replaced
         stated = entry(finalist, budget)
         assert stated["latency_ms"] == finalist.found.latency_ms and stated["measured_ms"] == finalist.measured.ms
-        assert stated["replaced"][0] == winner.subnet.code and stated["val_accuracy"] <= winner.accuracy
-    known = measured.dropna().set_index("code")
+        assert stated["replaced"][0] == within[0].subnet.code and stated["val_accuracy"] == finalist.found.accuracy
+    known = measured.dropna(subset="measured_ms").set_index("code")
     assert slow <= set(known.index)
     assert (known["measured_low_ms"] < known["measured_ms"]).all()
 
 
 def test_a_device_slower_than_predicted_is_not_asked_for_all(searched):
-    _, table, budgets = searched
+    ranked, table, budgets = searched
     device = Device(lambda subnet: 1.3)
-    found, _ = measured_finalists(SPACE, table, budgets, device)
-    for finalist, budget in zip(found, budgets, strict=True):
-        within = table[0.99 * 1.3 * table["latency_ms"] <= budget]
-        assert finalist.found.accuracy == within["accuracy"].max()
+    found, _ = measured_finalists(SPACE, ranked, table, budgets, device)
+    for finalist, within, budget in zip(found, ranked, budgets, strict=True):
+        assert finalist.found == next(other for other in within if 0.99 * 1.3 * other.latency_ms <= budget)
     asked = [code for codes in device.asked for code in codes]
     assert len(asked) == len(set(asked)) <= 4 * len(budgets)
 
 
 def test_a_budget_that_nothing_measures_within_states_the_least(searched):
-    _, table, budgets = searched
+    ranked, table, budgets = searched
     device = Device(lambda subnet: 3.0)
     with pytest.raises(BudgetError) as caught:
-        measured_finalists(SPACE, table, budgets, device)
+        measured_finalists(SPACE, ranked, table, budgets, device)
     least = min(3.0 * predicted_ms(SPACE.subnet(code)) for codes in device.asked for code in codes)
     assert f"{budgets[0]:.4g} ms" in str(caught.value) and f"{least:.4g} ms" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -115,41 +129,41 @@ def timed(speed):
 
 
 def test_the_machine_is_taken_for_as_fast_as_it_was(searched):
-    best, table, budgets = searched
-    found, measured = finalists_on(load_device("cpu"), timed(1.4), PREDICTOR, SPACE, best, table, budgets)
-    assert [finalist.found for finalist in found] == best
-    assert found[0].measured.ms == pytest.approx(best[0].latency_ms)
+    ranked, table, budgets = searched
+    found, measured = finalists_on(load_device("cpu"), timed(1.4), PREDICTOR, SPACE, ranked, table, budgets)
+    assert [finalist.found for finalist in found] == winners(ranked)
+    assert found[0].measured.ms == pytest.approx(ranked[0][0].latency_ms)
     assert "measured_ms" in measured
 
 
 @pytest.mark.parametrize("name", ["pixel4", "pixel4-adb"])
 def test_elsewhere_predictions_count(searched, name, monkeypatch):
-    best, table, budgets = searched
+    ranked, table, budgets = searched
     monkeypatch.setenv("PATH", "")  # no adb
 
     def never(subnets):
         raise AssertionError
 
-    found, measured = finalists_on(load_device(name), never, PREDICTOR, SPACE, best, table, budgets)
-    assert [finalist.found for finalist in found] == best and measured["measured_ms"].isna().all()
+    found, measured = finalists_on(load_device(name), never, PREDICTOR, SPACE, ranked, table, budgets)
+    assert [finalist.found for finalist in found] == winners(ranked) and measured["measured_ms"].isna().all()
     stated = entry(found[0], budgets[0])
     assert stated["measured_ms"] is None and stated["measured_interval_ms"] is None and stated["replaced"] == []
 
 
 @pytest.mark.parametrize("removable", [True, False])
 def test_a_phone_that_disconnects_costs_no_search(searched, removable, monkeypatch, capsys):
-    best, table, budgets = searched
+    ranked, table, budgets = searched
     monkeypatch.setattr(finalists_module, "at_hand", lambda device: True)
     monkeypatch.setattr(InProcessRuntime, "removable", removable)
 
     def gone(subnets):
         raise DeviceError("The phone has disconnected: connect it.")
 
-    arguments = (load_device("cpu"), gone, PREDICTOR, SPACE, best, table, budgets)
+    arguments = (load_device("cpu"), gone, PREDICTOR, SPACE, ranked, table, budgets)
     if not removable:
         with pytest.raises(DeviceError, match="has disconnected"):
             finalists_on(*arguments)
         return
     found, _ = finalists_on(*arguments)
-    assert [finalist.found for finalist in found] == best
+    assert [finalist.found for finalist in found] == winners(ranked)
     assert "has disconnected" in capsys.readouterr().err

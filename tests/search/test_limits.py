@@ -28,10 +28,10 @@ def test_a_search_stays_within_a_limit(key):
     limit = float(np.quantile(drawn, 0.3))
     limited = within_limits(latency_ms, SPACE, CLASSES, FootprintLimits(**{key: limit}))
     settings = SubnetSearchSettings(evaluations=40, initial=20, parents=4, mutation_probability=0.3)
-    best, table = search_subnets(SPACE, limited, lambda subnet: latency_ms(subnet) / 1e4, [600.0, 900.0], settings, 0)
+    ranked, table = search_subnets(SPACE, limited, lambda subnet: latency_ms(subnet) / 1e4, [600.0, 900.0], settings, 0)
     found = [getattr(footprint(SPACE, SPACE.subnet(code), CLASSES), key) for code in table["code"]]
     assert len(found) == 40 and max(found) <= limit
-    assert all(member.latency_ms < float("inf") for member in best)
+    assert all(member.latency_ms < float("inf") for within in ranked for member in within)
 
 
 @pytest.mark.parametrize("key", ["file_kib", "activation_kib"])

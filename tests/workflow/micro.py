@@ -49,7 +49,7 @@ def micro_params() -> dict[str, Any]:
     }
     params["supernet"] |= {"fp32": dict(RECIPE), "int8": dict(RECIPE)}
     params["search"]["settings"] = {"evaluations": 12, "initial": 6, "parents": 3, "mutation_probability": 0.3}
-    params["search"] |= {"recalibration_images": 32, "val_images": 40}
+    params["search"] |= {"recalibration_images": 32, "val_images": 40, "shortlist": {"subnets": 2, "val_images": 60}}
     params["export"] = {"recalibration_images": 64, "verify_images": 40, "agreement": 0.7}
     for device in params["devices"].values():
         device |= {"space_budgets": ["60%"], "subnet_budgets": ["70%", "75%", "80%", "85%", "90%"]}

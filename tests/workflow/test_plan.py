@@ -53,6 +53,8 @@ def test_work_grows_with_pictures_or_what_takes_them(name: str) -> None:
     if key:
         section, counts = key
         twice[section] |= {count: 2 * once[section][count] for count in counts}
+        if section == "search":
+            twice[section]["shortlist"] |= {"val_images": 2 * once[section]["shortlist"]["val_images"]}
         setting = MICRO
     assert work(name, "stage1", twice, setting) == pytest.approx(2 * work(name, "stage1", once, MICRO))
 

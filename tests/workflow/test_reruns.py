@@ -72,6 +72,7 @@ CHANGES: dict[str, tuple[Any, Redone]] = {
     "supernet.fp32.learning_rate": (0.004, redone(REPORT, **of_both(SUPERNET))),
     "supernet.int8.learning_rate": (0.004, redone(REPORT, **of_both(INT8))),
     "search.val_images": (39, redone(REPORT, **of_both(SEARCH))),
+    "search.shortlist.subnets": (1, redone(REPORT, **of_both(SEARCH))),
     "devices.pixel4.subnet_budgets": (["70%", "75%", "80%", "85%", "91%"], redone(REPORT, pixel4=SEARCH)),
     "export.recalibration_images": (63, redone(REPORT, **of_both(DELIVERY))),
     "report.dpi": (90, redone(REPORT)),

@@ -1,6 +1,7 @@
 """Search a trained supernet, and draw random subnets from it, under the budgets that other spaces are compared at."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from spaceevo.artifacts import Record, write_table
@@ -14,6 +15,7 @@ from spaceevo.parallel import SideBySide, share_threads
 from spaceevo.scripting import run
 from spaceevo.search.comparison import OUTCOMES_KIND, outcomes
 from spaceevo.search.evaluator import SubnetEvaluator
+from spaceevo.search.subnets import shortlist_of
 from spaceevo.space import Subnet
 from spaceevo.train.evaluate import EVALUATION_BATCH, RECALIBRATION_BATCH
 
@@ -49,6 +51,9 @@ def main(
         shown = Pictures.of_split(load_split(images), resolution, EVALUATION_BATCH, count, seed)
         return SubnetEvaluator(network, seen, shown, None)
 
+    def val_accuracy(count: int) -> Callable[[Subnet], float]:
+        return evaluator(val, count, search.recalibration_images).accuracy
+
     def latency_ms(subnet: Subnet) -> float:
         return latency.predict_subnet(space, subnet, classes).latency_ms
 
@@ -56,13 +61,14 @@ def main(
         table = outcomes(
             space,
             latency_ms,
-            evaluator(val, search.val_images, search.recalibration_images).accuracy,
+            val_accuracy(search.val_images),
             evaluator(test, None, export.recalibration_images).accuracy,
             budgets_ms,
             search.settings,
             random_subnets,
             seed,
             mapper,
+            shortlist_of(search.shortlist, val_accuracy),
         )
     write_table(output, OUTCOMES_KIND, table, record)
 

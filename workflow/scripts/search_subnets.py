@@ -1,6 +1,7 @@
 """Search the supernet for the most accurate INT8 subnet within each of the device's five budgets, and measure them."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from spaceevo.nn.store import load_supernet
 from spaceevo.parallel import SideBySide, share_threads
 from spaceevo.scripting import run
 from spaceevo.search.evaluator import SubnetEvaluator
-from spaceevo.search.finalists import Finalist, entry, finalists_on, with_measured
+from spaceevo.search.finalists import entry, finalists_on, predicted_finalists
 from spaceevo.search.limits import Footprint, footprint, within_limits
-from spaceevo.search.subnets import search_subnets
+from spaceevo.search.subnets import search_subnets, shortlist_of
 from spaceevo.space import Subnet
 from spaceevo.train.evaluate import EVALUATION_BATCH, RECALIBRATION_BATCH
 
@@ -47,24 +48,27 @@ def main(
     resolution = space.hyperspace.resolutions[-1]
     budgets_ms = resolve_budgets(json.loads(budgets), latency, space.hyperspace, classes, seed)
     images = search.recalibration_images
-    train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, images, seed)
-    val_pictures = Pictures.of_split(load_split(val), resolution, EVALUATION_BATCH, search.val_images, seed)
-    evaluator = SubnetEvaluator(network, train_pictures, val_pictures, None)
+    seen = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, images, seed)
+
+    def accuracy_on(count: int) -> Callable[[Subnet], float]:
+        shown = Pictures.of_split(load_split(val), resolution, EVALUATION_BATCH, count, seed)
+        return SubnetEvaluator(network, seen, shown, None).accuracy
 
     def latency_ms(subnet: Subnet) -> float:
         return latency.predict_subnet(space, subnet, classes).latency_ms
 
     limited = within_limits(latency_ms, space, classes, limits)
+    accuracy, shortlist = accuracy_on(search.val_images), shortlist_of(search.shortlist, accuracy_on)
     with SideBySide(at_once) as mapper:
-        best, table = search_subnets(space, limited, evaluator.accuracy, budgets_ms, search.settings, seed, mapper)
+        ranked, table = search_subnets(space, limited, accuracy, budgets_ms, search.settings, seed, mapper, shortlist)
     footprints = [footprint(space, space.subnet(code), classes) for code in table["code"]]
     table = table.assign(**pd.DataFrame(footprints, columns=Footprint._fields))
     if search.remeasure:
         time = partial(measure_subnets_apart, latency.device, space, num_classes=classes)
         device = load_device(latency.device)
-        finalists, table = finalists_on(device, time, latency, space, best, table, budgets_ms)
+        finalists, table = finalists_on(device, time, latency, space, ranked, table, budgets_ms)
     else:
-        finalists, table = [Finalist(found) for found in best], with_measured(table, {})
+        finalists, table = predicted_finalists(ranked, table)
     winners = {f"A{k}": entry(*pair) for k, pair in enumerate(zip(finalists, budgets_ms, strict=True))}
     write_json(output, "seqnets", {"space": space.code, "seqnets": winners}, record)
     write_table(subnets, "subnets", table, record)
