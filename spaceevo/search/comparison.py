@@ -10,7 +10,8 @@ import pandas as pd
 from spaceevo.config import SubnetSearchSettings
 from spaceevo.parallel import Mapper
 from spaceevo.progress import progress
-from spaceevo.search.subnets import NEARNESS, Shortlist, fastest_subnet, search_subnets
+from spaceevo.search.shortlist import Shortlist, judge_shortlists
+from spaceevo.search.subnets import NEARNESS, fastest_subnet, search_subnets
 from spaceevo.space import Hyperspace, Space, Subnet, sample_subnet
 
 OUTCOMES_KIND = "space_outcomes"
@@ -35,10 +36,10 @@ def outcomes(
     test_accuracy: Callable[[Subnet], float],
     budgets_ms: Sequence[float],
     settings: SubnetSearchSettings,
+    shortlist: Shortlist,
     random_subnets: int,
     seed: int,
     mapper: Mapper = map,
-    shortlist: Shortlist | None = None,
 ) -> pd.DataFrame:
     """What a trained supernet gives within each budget: its best subnet, and random ones that cost about as much.
 
@@ -47,7 +48,6 @@ def outcomes(
         budgets_ms: ascending; those that no subnet of the space meets have no rows.
         random_subnets: per budget, drawn uniformly among those that take the budget or up to a quarter less.
         mapper: applies accuracies to subnets.
-        shortlist: of the search for the best.
 
     Returns:
         Columns kind (best or random), budget (its number), budget_ms, subnet, latency_ms, val_accuracy and
@@ -58,7 +58,8 @@ def outcomes(
     rows = []
     if reached:
         within = [ms for _, ms in reached]
-        ranked, _ = search_subnets(space, latency_ms, val_accuracy, within, settings, seed, mapper, shortlist)
+        ranked, table = search_subnets(space, latency_ms, val_accuracy, within, settings, seed, mapper)
+        ranked, _ = judge_shortlists(ranked, table, within, shortlist, mapper)
         best = [found for found, *_ in ranked]
         winners = list(dict.fromkeys(found.subnet for found in best))
         tested = dict(zip(winners, mapper(test_accuracy, winners), strict=True))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from spaceevo.config import ShortlistSettings, SubnetSearchSettings
+from spaceevo.config import SubnetSearchSettings
 from spaceevo.errors import BudgetError
 from spaceevo.parallel import Mapper
 from spaceevo.progress import progress
@@ -28,26 +28,6 @@ class Found:
     accuracy: float
 
 
-@dataclass(frozen=True)
-class Shortlist:
-    """How the most accurate subnets within a budget are judged once more, and which wins.
-
-    Attributes:
-        size: how many, per budget.
-        accuracy: as the search's, but of more images.
-    """
-
-    size: int
-    accuracy: Callable[[Subnet], float]
-
-
-def shortlist_of(
-    settings: ShortlistSettings, accuracy_on: Callable[[int], Callable[[Subnet], float]]
-) -> Shortlist | None:
-    """The shortlist of the parameters, if there is to be one; `accuracy_on` gives the accuracy on so many images."""
-    return Shortlist(settings.subnets, accuracy_on(settings.val_images)) if settings.subnets else None
-
-
 class Proposal(NamedTuple):
     """A subnet to evaluate: latency in ms, and how it came about."""
 
@@ -64,25 +44,19 @@ def search_subnets(
     settings: SubnetSearchSettings,
     seed: int,
     mapper: Mapper = map,
-    shortlist: Shortlist | None = None,
 ) -> tuple[list[list[Found]], pd.DataFrame]:
     """Evolutionary search in rounds: each budget asks for a child of the best subnets within it, and all are evaluated.
 
     It starts from the ends of the space, the smallest and the largest subnet at every resolution: training gives them
     more steps than any other, and random subnets hardly ever come near them. No subnet is evaluated twice.
 
-    The best of many is the best by luck as well, by as much as accuracy scatters over the images it is measured on. A
-    shortlist is judged on more of them.
-
     Args:
-        mapper: applies an accuracy to the subnets of a round; the result is the same however many it takes at a time.
-        shortlist: who wins within a budget; None: the most accurate by `accuracy`.
+        mapper: applies `accuracy` to the subnets of a round; the result is the same however many it takes at a time.
 
     Returns:
-        What was found within each budget, in the order of `budgets_ms`, the best first: those of the shortlist by its
-        accuracy, which is theirs, and then the others. And every evaluated subnet, columns code, latency_ms, accuracy,
-        shortlist_accuracy (NaN for those on no shortlist), origin (fastest, end, random, mutation or crossover), and
-        on_front: by `accuracy`, no other is both faster and better.
+        What was found within each budget, in the order of `budgets_ms`, the best first; and every evaluated subnet,
+        columns code, latency_ms, accuracy, origin (fastest, end, random, mutation or crossover), and on_front: no other
+        is both faster and better.
 
     Raises:
         BudgetError: a budget is below the fastest subnet's latency, which the sentence states.
@@ -106,12 +80,7 @@ def search_subnets(
             if len(found) >= settings.evaluations:
                 break
             proposals = _round(space, latency_ms, budgets_ms, found, settings, rng)
-    ranked = [best_within(found.values(), budget, len(found)) for budget in budgets_ms]
-    judged: dict[str, float] = {}
-    if shortlist is not None:
-        judged = _judge([found for within in ranked for found in within[: shortlist.size]], shortlist, mapper)
-        ranked = [_shortlist_first(within, shortlist.size, judged) for within in ranked]
-    return ranked, _table(found, origins, judged)
+    return [best_within(found.values(), budget) for budget in budgets_ms], _table(found, origins)
 
 
 def fastest_subnet(space: Space, latency_ms: Callable[[Subnet], float]) -> Subnet:
@@ -167,7 +136,7 @@ def _round(
         known = len(found) + len(proposals)
         if known >= settings.evaluations:
             break
-        parents = [] if known < settings.initial else best_within(found.values(), budget, settings.parents)
+        parents = [] if known < settings.initial else best_within(found.values(), budget)[: settings.parents]
         taken = found.keys() | proposals.keys()
         proposal = _propose(space, latency_ms, budget, parents, taken, settings.mutation_probability, rng)
         if proposal is not None:
@@ -208,33 +177,13 @@ def _propose(
     return fallback
 
 
-def best_within(found: Iterable[Found], budget: float, count: int) -> list[Found]:
-    """The `count` most accurate of those predicted within a budget; of two as accurate, the faster first."""
+def best_within(found: Iterable[Found], budget: float) -> list[Found]:
+    """Those predicted within a budget, the most accurate first; of two as accurate, the faster."""
     within = [f for f in found if f.latency_ms <= budget]
-    return sorted(within, key=_rank)[:count]
+    return sorted(within, key=lambda f: (-f.accuracy, f.latency_ms, f.subnet.code))
 
 
-def _judge(candidates: Iterable[Found], shortlist: Shortlist, mapper: Mapper) -> dict[str, float]:
-    """The accuracies that decide, by code."""
-    subnets = {candidate.subnet.code: candidate.subnet for candidate in candidates}
-    judged: dict[str, float] = {}
-    with progress("shortlist", len(subnets)) as tick:
-        for code, accuracy in zip(subnets, mapper(shortlist.accuracy, subnets.values()), strict=True):
-            judged[code] = accuracy
-            tick(len(judged), f"best accuracy {max(judged.values()):.4f}")
-    return judged
-
-
-def _shortlist_first(ranked: Sequence[Found], size: int, judged: Mapping[str, float]) -> list[Found]:
-    listed = [replace(found, accuracy=judged[found.subnet.code]) for found in ranked[:size]]
-    return [*sorted(listed, key=_rank), *ranked[size:]]
-
-
-def _rank(found: Found) -> tuple[float, float, str]:
-    return -found.accuracy, found.latency_ms, found.subnet.code
-
-
-def _table(found: Mapping[str, Found], origins: Mapping[str, str], judged: Mapping[str, float]) -> pd.DataFrame:
+def _table(found: dict[str, Found], origins: dict[str, str]) -> pd.DataFrame:
     members = sorted(found.values(), key=lambda f: (f.latency_ms, -f.accuracy))
     best, front = -1.0, set()
     for member in members:
@@ -246,7 +195,6 @@ def _table(found: Mapping[str, Found], origins: Mapping[str, str], judged: Mappi
             "code": member.subnet.code,
             "latency_ms": member.latency_ms,
             "accuracy": member.accuracy,
-            "shortlist_accuracy": judged.get(member.subnet.code, np.nan),
             "origin": origins[member.subnet.code],
             "on_front": member.subnet.code in front,
         }

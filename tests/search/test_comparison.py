@@ -7,6 +7,7 @@ import pytest
 
 from spaceevo.config import SubnetSearchSettings
 from spaceevo.search.comparison import BEST, RANDOM, outcomes, uniform_space
+from spaceevo.search.shortlist import Shortlist
 from spaceevo.search.subnets import fastest_subnet
 from spaceevo.space import load_hyperspace, parse_space
 
@@ -26,8 +27,13 @@ def accuracy(subnet):
     return 0.5 + 0.1 * latency_ms(subnet) + 0.01 * np.random.default_rng(crc32(subnet.code.encode())).random()
 
 
+SHORTLIST = Shortlist(5, lambda subnet: accuracy(subnet) - 0.01 * (latency_ms(subnet) % 0.1))
+
+
 def found(budgets_ms, random_subnets=5):
-    return outcomes(SPACE, latency_ms, accuracy, lambda s: accuracy(s) - 0.02, budgets_ms, SETTINGS, random_subnets, 0)
+    return outcomes(
+        SPACE, latency_ms, accuracy, lambda s: accuracy(s) - 0.02, budgets_ms, SETTINGS, SHORTLIST, random_subnets, 0
+    )
 
 
 def test_a_uniform_space_has_one_block_type_and_middle_windows():
@@ -46,7 +52,9 @@ def test_each_budget_has_its_best_subnet_and_random_ones_as_slow():
     table = found([0.6 * slow, 0.9 * slow])
     best = table[table["kind"] == BEST]
     assert list(best["budget"]) == [0, 1]
-    assert np.allclose(best["val_accuracy"] - best["test_accuracy"], 0.02)
+    for row in best.itertuples():
+        subnet = SPACE.subnet(row.subnet)
+        assert row.val_accuracy == SHORTLIST.accuracy(subnet) and row.test_accuracy == accuracy(subnet) - 0.02
     drawn = table[table["kind"] == RANDOM]
     assert drawn.groupby("budget").size().max() == 5
     assert drawn["test_accuracy"].isna().all()

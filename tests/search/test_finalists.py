@@ -11,7 +11,8 @@ from spaceevo.latency.predictor import Predictor
 from spaceevo.latency.runtimes import InProcessRuntime
 from spaceevo.search import finalists as finalists_module
 from spaceevo.search.finalists import Measured, entry, finalists_on, measured_finalists
-from spaceevo.search.subnets import Shortlist, search_subnets
+from spaceevo.search.shortlist import Shortlist, judge_shortlists
+from spaceevo.search.subnets import search_subnets
 from spaceevo.space import load_hyperspace, sample_space
 
 SPACE = sample_space(load_hyperspace("tiny"), np.random.default_rng(0))
@@ -43,7 +44,8 @@ def winners(ranked):
 def searched():
     fastest = predicted_ms(SPACE.smallest)
     budgets = [1.5 * fastest, 2 * fastest, 2.5 * fastest]
-    return *search_subnets(SPACE, predicted_ms, accuracy, budgets, SETTINGS, 0, shortlist=SHORTLIST), budgets
+    found = search_subnets(SPACE, predicted_ms, accuracy, budgets, SETTINGS, 0)
+    return *judge_shortlists(*found, budgets, SHORTLIST), budgets
 
 
 class Device:

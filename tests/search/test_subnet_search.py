@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from made import small_hyperspace
 
-from spaceevo.config import ShortlistSettings, SubnetSearchSettings
+from spaceevo.config import SubnetSearchSettings
 from spaceevo.errors import BudgetError
 from spaceevo.parallel import SideBySide
-from spaceevo.search.subnets import Shortlist, search_subnets, shortlist_of
+from spaceevo.search.subnets import search_subnets
 from spaceevo.space import Space, load_hyperspace, sample_space, sample_subnet
 
 SMALL = Space(small_hyperspace(), (0, 2), (1, 0))
@@ -38,14 +38,6 @@ def accuracy(space):
         return float(1 - np.exp(-0.1 * total * subnet.resolution / space.hyperspace.resolutions[-1]))
 
     return of
-
-
-def judged(subnet):
-    """More exact: of subnets that `accuracy` takes for the same, those with small kernels are better."""
-    return accuracy(LARGE)(subnet) - 0.01 * sum(block.kernel_size for choice in subnet.stages for block in choice) / 7
-
-
-SHORTLIST = Shortlist(6, judged)
 
 
 def settings(evaluations=60, initial=20, parents=6, probability=0.2):
@@ -81,6 +73,14 @@ def test_winners_are_the_best_within_their_budgets(budgets, seed):
         assert LARGE.contains(found.subnet)
         assert (found.latency_ms, found.accuracy) == (latency_ms(LARGE)(found.subnet), accuracy(LARGE)(found.subnet))
     assert [found.accuracy for found in best] == sorted(found.accuracy for found in best)
+
+
+def test_what_is_within_a_budget_is_ranked_by_accuracy(budgets):
+    ranked, table = search_subnets(LARGE, latency_ms(LARGE), accuracy(LARGE), budgets, settings(), 0)
+    for within, budget in zip(ranked, budgets, strict=True):
+        expected = table[table["latency_ms"] <= budget].sort_values("accuracy", ascending=False)
+        assert [found.accuracy for found in within] == list(expected["accuracy"])
+        assert {found.subnet.code for found in within} == set(expected["code"])
 
 
 def test_every_row_is_what_it_says(budgets):
@@ -122,9 +122,7 @@ def test_the_front_holds_those_that_none_beats_in_both(budgets, seed):
 def test_it_finds_the_same_however_many_are_evaluated_at_a_time(budgets):
     arguments = LARGE, latency_ms(LARGE), accuracy(LARGE), budgets, settings(), 0
     with SideBySide(2) as mapper:
-        (ranked, table), (alone, alone_table) = (
-            search_subnets(*arguments, one_or_two, SHORTLIST) for one_or_two in (mapper, map)
-        )
+        (ranked, table), (alone, alone_table) = search_subnets(*arguments, mapper), search_subnets(*arguments)
     assert ranked == alone and table.equals(alone_table)
 
 
@@ -153,52 +151,6 @@ def test_a_subnet_is_evaluated_once(budgets):
 
     search_subnets(LARGE, latency_ms(LARGE), counting, budgets, settings(), 0)
     assert len(asked) == len(set(asked)) == 60
-
-
-def test_the_shortlist_is_the_best_of_each_budget_and_decides(budgets):
-    (ranked, table), (before, plain) = (
-        search_subnets(LARGE, latency_ms(LARGE), accuracy(LARGE), budgets, settings(), 0, map, shortlist)
-        for shortlist in (SHORTLIST, None)
-    )
-    assert table.drop(columns="shortlist_accuracy").equals(plain.drop(columns="shortlist_accuracy"))
-    assert plain["shortlist_accuracy"].isna().all()
-    listed = set()
-    for within, as_found in zip(ranked, before, strict=True):
-        first = {found.subnet.code for found in as_found[:6]}
-        listed |= first
-        assert {found.subnet.code for found in within[:6]} == first and within[6:] == as_found[6:]
-        assert [found.accuracy for found in within[:6]] == sorted(
-            (judged(found.subnet) for found in as_found[:6]), reverse=True
-        )
-    assert winners(ranked) != winners(before)
-    known = table.dropna(subset="shortlist_accuracy")
-    assert set(known["code"]) == listed
-    assert all(row.shortlist_accuracy == judged(LARGE.subnet(row.code)) for row in known.itertuples())
-
-
-def test_a_subnet_on_two_shortlists_is_judged_once(budgets):
-    asked = []
-
-    def counting(subnet):
-        asked.append(subnet.code)
-        return judged(subnet)
-
-    several = (*budgets, budgets[-1] * 1.01)
-    search_subnets(LARGE, latency_ms(LARGE), accuracy(LARGE), several, settings(), 0, map, Shortlist(6, counting))
-    assert len(asked) == len(set(asked)) < 6 * len(several)
-
-
-def test_a_shortlist_may_be_longer_than_what_was_found(budgets):
-    everything = Shortlist(1000, judged)
-    ranked, _ = search_subnets(LARGE, latency_ms(LARGE), accuracy(LARGE), budgets, settings(), 0, map, everything)
-    for found in winners(ranked):
-        assert found.accuracy == judged(found.subnet)
-
-
-def test_the_shortlist_of_the_parameters_is_judged_on_as_many_images_as_they_say():
-    made = shortlist_of(ShortlistSettings(subnets=3, val_images=700), lambda count: lambda subnet: count / 1000)
-    assert (made.size, made.accuracy(SMALL.smallest)) == (3, 0.7)
-    assert shortlist_of(ShortlistSettings(subnets=0), judged) is None
 
 
 def test_a_space_with_fewer_subnets_is_gone_through_and_left():

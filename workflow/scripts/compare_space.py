@@ -15,7 +15,7 @@ from spaceevo.parallel import SideBySide, share_threads
 from spaceevo.scripting import run
 from spaceevo.search.comparison import OUTCOMES_KIND, outcomes
 from spaceevo.search.evaluator import SubnetEvaluator
-from spaceevo.search.subnets import shortlist_of
+from spaceevo.search.shortlist import shortlist_of
 from spaceevo.space import Subnet
 from spaceevo.train.evaluate import EVALUATION_BATCH, RECALIBRATION_BATCH
 
@@ -65,10 +65,10 @@ def main(
             evaluator(test, None, export.recalibration_images).accuracy,
             budgets_ms,
             search.settings,
+            shortlist_of(search.shortlist, val_accuracy),
             random_subnets,
             seed,
             mapper,
-            shortlist_of(search.shortlist, val_accuracy),
         )
     write_table(output, OUTCOMES_KIND, table, record)
 

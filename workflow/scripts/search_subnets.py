@@ -20,7 +20,8 @@ from spaceevo.scripting import run
 from spaceevo.search.evaluator import SubnetEvaluator
 from spaceevo.search.finalists import entry, finalists_on, predicted_finalists
 from spaceevo.search.limits import Footprint, footprint, within_limits
-from spaceevo.search.subnets import search_subnets, shortlist_of
+from spaceevo.search.shortlist import judge_shortlists, shortlist_of
+from spaceevo.search.subnets import search_subnets
 from spaceevo.space import Subnet
 from spaceevo.train.evaluate import EVALUATION_BATCH, RECALIBRATION_BATCH
 
@@ -58,9 +59,12 @@ def main(
         return latency.predict_subnet(space, subnet, classes).latency_ms
 
     limited = within_limits(latency_ms, space, classes, limits)
-    accuracy, shortlist = accuracy_on(search.val_images), shortlist_of(search.shortlist, accuracy_on)
+    shortlist = shortlist_of(search.shortlist, accuracy_on)
     with SideBySide(at_once) as mapper:
-        ranked, table = search_subnets(space, limited, accuracy, budgets_ms, search.settings, seed, mapper, shortlist)
+        ranked, table = search_subnets(
+            space, limited, accuracy_on(search.val_images), budgets_ms, search.settings, seed, mapper
+        )
+        ranked, table = judge_shortlists(ranked, table, budgets_ms, shortlist, mapper)
     footprints = [footprint(space, space.subnet(code), classes) for code in table["code"]]
     table = table.assign(**pd.DataFrame(footprints, columns=Footprint._fields))
     if search.remeasure:
