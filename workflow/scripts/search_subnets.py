@@ -59,11 +59,9 @@ def main(
         return latency.predict_subnet(space, subnet, classes).latency_ms
 
     limited = within_limits(latency_ms, space, classes, limits)
-    shortlist = shortlist_of(search.shortlist, accuracy_on)
+    accuracy, shortlist = accuracy_on(search.val_images), shortlist_of(search.shortlist, accuracy_on)
     with SideBySide(at_once) as mapper:
-        ranked, table = search_subnets(
-            space, limited, accuracy_on(search.val_images), budgets_ms, search.settings, seed, mapper
-        )
+        ranked, table = search_subnets(space, limited, accuracy, budgets_ms, search.settings, seed, mapper)
         ranked, table = judge_shortlists(ranked, table, budgets_ms, shortlist, mapper)
     footprints = [footprint(space, space.subnet(code), classes) for code in table["code"]]
     table = table.assign(**pd.DataFrame(footprints, columns=Footprint._fields))
