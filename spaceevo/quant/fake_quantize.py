@@ -24,8 +24,8 @@ class Levels(NamedTuple):
 
     low: float
     high: float
-    gradient_scale: float
-    rectified: bool
+    gradient_scale: float = 1.0
+    rectified: bool = False
 
 
 class ScaleAndLow(NamedTuple):
@@ -105,16 +105,21 @@ class _FakeQuantizeRows(torch.autograd.Function):
 
 
 class _FakeQuantizeOnGpu(torch.autograd.Function):
-    """By kernels in Triton: float32 on GPUs, with grids as for rows."""
+    """By kernels in Triton: float32 on GPUs, with one grid, or one for each index of the first dimension.
+
+    `scale` and `zero_point` are these, or, with a `most`, what they are learned as: `fake_quantize_learned`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, levels: Levels) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, levels: Levels, most: float | None, rows: int
+    ) -> Tensor:
         from spaceevo.quant.triton_loops import round_values
 
         x, scale = x if _is_dense(x) else x.contiguous(), scale.contiguous()
         ctx.save_for_backward(x, scale, zero_point)
-        ctx.levels = levels
-        return round_values(x, scale, zero_point, levels.low, levels.high)
+        ctx.rule = levels, most, rows
+        return round_values(x, scale, zero_point, *ctx.rule)
 
     @staticmethod
     @once_differentiable
@@ -122,20 +127,18 @@ class _FakeQuantizeOnGpu(torch.autograd.Function):
         from spaceevo.quant.triton_loops import gradients
 
         x, scale, zero_point = ctx.saved_tensors
-        low, high, gradient_scale, rectified = ctx.levels
-        grad_x, of_scale, of_zero = gradients(x, laid_out_as(grads[0], x), scale, zero_point, low, high, rectified)
+        of_x, of_scale, of_zero_point = gradients(x, laid_out_as(grads[0], x), scale, zero_point, *ctx.rule)
         _, scale_is_learned, zero_is_learned, *_ = ctx.needs_input_grad
-        grad_scale = of_scale.view_as(scale) / scale * gradient_scale if scale_is_learned else None
-        grad_zero_point = of_zero.reshape(()) * scale.reshape(()) * gradient_scale if zero_is_learned else None
-        return grad_x, grad_scale, grad_zero_point, None
+        of_grid = of_scale if scale_is_learned else None, of_zero_point if zero_is_learned else None
+        return of_x, *of_grid, None, None, None
 
 
 def fake_quantize(
     x: Tensor,
     scale: Tensor,
     zero_point: Tensor,
-    low: int,
-    high: int,
+    low: float,
+    high: float,
     gradient_scale: float = 1.0,
     rectified: bool = False,
 ) -> Tensor:
@@ -150,10 +153,39 @@ def fake_quantize(
         gradient_scale: factor of the gradients of `scale` and `zero_point` (LSQ: 1 / √(N · Q)).
         rectified: the grid's lower end is at zero and stands for a rectifier, whose gradient is zero from zero down.
     """
-    function = _function(x, scale, zero_point)
-    y: Tensor = function.apply(  # type: ignore[no-untyped-call]
-        x, scale, zero_point, Levels(low, high, gradient_scale, rectified)
-    )
+    levels = Levels(low, high, gradient_scale, rectified)
+    function: Any = _FakeQuantize
+    if _is_rows(x, scale, zero_point):
+        if x.device.type == "cpu":
+            function = _FakeQuantizeRows
+        elif has_learned_kernels(x):
+            return _on_gpu(x, scale, zero_point, levels, None, scale.numel())
+    y: Tensor = function.apply(x, scale, zero_point, levels)
+    return y
+
+
+def has_learned_kernels(x: Tensor) -> bool:
+    """Whether there is a `fake_quantize_learned` for `x`."""
+    return x.device.type == "cuda" and x.dtype == torch.float32 and has_triton()
+
+
+def fake_quantize_learned(
+    x: Tensor, log_scale: Tensor, offset: Tensor | None, levels: Levels, most: float = math.inf
+) -> Tensor:
+    """`fake_quantize` with the scale min(exp(log_scale), most) and the zero point −offset / scale, clipped to 0 … 255.
+
+    One kernel rounds, and one or two give all gradients; as operations of torch these took 24 kernels.
+
+    Args:
+        x: float32, on a GPU; see `has_learned_kernels`.
+        log_scale: float32, a scalar, or [at least as many as `x` is long]: one for each index of its first dimension.
+        offset: float32, a scalar; None is a zero point of zero, and the only one there is for several scales.
+    """
+    return _on_gpu(x, log_scale, offset, levels, most, len(x) if log_scale.dim() else 1)
+
+
+def _on_gpu(x: Tensor, *grid: Any) -> Tensor:
+    y: Tensor = _FakeQuantizeOnGpu.apply(x, *grid)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -162,15 +194,6 @@ def grid_of(y: Tensor) -> ScaleAndLow | None:
     node: Any = y.grad_fn
     by_rows = isinstance(node, _FakeQuantizeRows._backward_cls)
     return ScaleAndLow(float(node.scales[0]), node.levels.low) if by_rows and len(node.scales) == 1 else None
-
-
-def _function(x: Tensor, scale: Tensor, zero_point: Tensor) -> type[torch.autograd.Function]:
-    if _is_rows(x, scale, zero_point):
-        if x.device.type == "cpu":
-            return _FakeQuantizeRows
-        if x.device.type == "cuda" and has_triton():
-            return _FakeQuantizeOnGpu
-    return _FakeQuantize
 
 
 def _is_rows(x: Tensor, scale: Tensor, zero_point: Tensor) -> bool:

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spaceevo.quant.fake_quantize import fake_quantize
+from spaceevo.quant.fake_quantize import Levels, fake_quantize, fake_quantize_learned, has_learned_kernels
 from spaceevo.quant.grids import (
     HSIGMOID_GRID,
     LEVELS,
@@ -111,9 +111,12 @@ class ActivationQuantizer(nn.Module):
         return 1.0 / math.sqrt(x[0].numel() * LEVELS)
 
     def forward(self, x: Tensor) -> Tensor:
+        levels = Levels(0, LEVELS, self.gradient_scale(x), self.kind in RECTIFIERS)
+        if has_learned_kernels(x):
+            most = RELU6_MAX_SCALE if self.kind == "relu6" else math.inf
+            return fake_quantize_learned(x, self.log_scale, self.offset, levels, most)
         scale = self.scale()
-        rectified = self.kind in RECTIFIERS
-        return fake_quantize(x, scale, self.zero_point(scale), 0, LEVELS, self.gradient_scale(x), rectified)
+        return fake_quantize(x, scale, self.zero_point(scale), *levels)
 
 
 class WeightQuantizer(nn.Module):
@@ -140,9 +143,12 @@ class WeightQuantizer(nn.Module):
         self.log_scale.copy_((largest / WEIGHT_LEVELS).clamp(min=MIN_SCALE).log())
 
     def forward(self, weight: Tensor) -> Tensor:
-        scale = self.scale(weight.shape[0]).reshape(-1, *(1,) * (weight.dim() - 1))
         gradient_scale = 1.0 / math.sqrt(weight[0].numel() * WEIGHT_LEVELS)
-        return fake_quantize(weight, scale, weight.new_zeros(()), -WEIGHT_LEVELS, WEIGHT_LEVELS, gradient_scale)
+        levels = Levels(-WEIGHT_LEVELS, WEIGHT_LEVELS, gradient_scale)
+        if has_learned_kernels(weight):
+            return fake_quantize_learned(weight, self.log_scale, None, levels)
+        scale = self.scale(weight.shape[0]).reshape(-1, *(1,) * (weight.dim() - 1))
+        return fake_quantize(weight, scale, weight.new_zeros(()), *levels)
 
     @torch.no_grad()
     def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
