@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spaceevo.nn.kept import kept_as_codes
 from spaceevo.nn.plan import Add, Conv, Gate, Linear, Plan, Pool
 from spaceevo.quant.grids import RECTIFIERS, SMOOTH_ACTIVATIONS, before
-from spaceevo.quant.quantizers import HSIGMOID_QUANTIZER, SIGMOID_QUANTIZER, Precision, int8
+from spaceevo.quant.quantizers import HSIGMOID_QUANTIZER, SIGMOID_QUANTIZER, Precision, fp32, int8
 
 
 class Layers(Protocol):
@@ -82,7 +82,7 @@ def _is_at_once(op: Conv | Add) -> bool:
 
 
 def activate(x: Tensor, activation: str | None, precision: Precision) -> Tensor:
-    """An activation in the arithmetic of the int8 graph: swish and hard swish multiply by a quantized gate."""
+    """An activation; but for FP32, swish and hard swish multiply by a gate that has a grid, as the int8 graph does."""
     match activation:
         case None:
             return x
@@ -92,6 +92,10 @@ def activate(x: Tensor, activation: str | None, precision: Precision) -> Tensor:
             return F.relu6(x)
         case "hsigmoid":
             return F.hardsigmoid(x)
+        case "hswish" if precision is fp32:
+            return F.hardswish(x)
+        case "swish" if precision is fp32:
+            return F.silu(x)
         case "hswish":
             with kept_as_codes(x):
                 gate = F.hardsigmoid(x)
