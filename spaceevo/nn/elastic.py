@@ -24,6 +24,7 @@ from spaceevo.nn.plan import Conv, Linear, Plan
 from spaceevo.nn.processes import mean_over_processes, several_processes
 from spaceevo.quant.grids import GridKind, grid_kinds
 from spaceevo.quant.quantizers import ActivationQuantizer, Precision, WeightQuantizer, activation_quantizer, fp32, int8
+from spaceevo.slices import sliced
 from spaceevo.space import BlockChoice, BlockType, StageChoice
 
 L = TypeVar("L", Conv, Linear)
@@ -52,10 +53,10 @@ class ElasticConv(nn.Module):
         if isinstance(op, Conv):
             margin = (self.weight.shape[-1] - op.kernel_size) // 2
             crop = slice(margin, margin + op.kernel_size)
-            weight = self.weight[: op.out_channels, : op.in_channels // op.groups, crop, crop]
+            weight = sliced(self.weight, (slice(op.out_channels), slice(op.in_channels // op.groups), crop, crop))
         else:
-            weight = self.weight[: op.out_channels, : op.in_channels]
-        return weight.contiguous(), None if self.bias is None else self.bias[: op.out_channels]
+            weight = sliced(self.weight, (slice(op.out_channels), slice(op.in_channels)))
+        return weight, None if self.bias is None else sliced(self.bias, (slice(op.out_channels),))
 
     def forward(self, x: Tensor, op: Conv | Linear, precision: Precision) -> Tensor:
         weight, bias = self.sliced(op)
@@ -84,24 +85,28 @@ class ElasticNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        c = x.shape[1]
+        weight, bias = self._sliced(x)
         if self.training and several_processes():
             mean = mean_over_processes(x.mean((0, 2, 3)))
             centred = x - mean.view(-1, 1, 1)
             var = mean_over_processes(centred.square().mean((0, 2, 3)))
-            gain = self.weight[:c] * (var + self.eps).rsqrt()
-            return centred * gain.view(-1, 1, 1) + self.bias[:c].view(-1, 1, 1)
+            gain = weight * (var + self.eps).rsqrt()
+            return centred * gain.view(-1, 1, 1) + bias.view(-1, 1, 1)
         if self.training:
-            return F.batch_norm(x, None, None, self.weight[:c], self.bias[:c], training=True, eps=self.eps)
-        mean, var = self.running_mean[:c], self.running_var[:c]
-        return F.batch_norm(x, mean, var, self.weight[:c], self.bias[:c], eps=self.eps)
+            return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
+        mean, var = self.running_mean[: len(weight)], self.running_var[: len(weight)]
+        return F.batch_norm(x, mean, var, weight, bias, eps=self.eps)
+
+    def _sliced(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the channels of `x`."""
+        channels = (slice(x.shape[1]),)
+        return sliced(self.weight, channels), sliced(self.bias, channels)
 
     def and_then(self, x: Tensor, precision: Precision, then: Then) -> Tensor:
         """The norm and what is done `then` with its result: in one where that takes less memory."""
         if not self.training or several_processes() or not is_worth_it(x):
             return then(self(x), precision)
-        c = x.shape[1]
-        own = self.weight[:c], self.bias[:c], self.eps
+        own = *self._sliced(x), self.eps
         if precision is fp32:
             return norm_and_rectify(x, *own, then.rectifier)
         if precision is int8 and isinstance(then.quantizer, ActivationQuantizer):

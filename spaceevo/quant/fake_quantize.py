@@ -178,7 +178,7 @@ def fake_quantize_learned(
 
     Args:
         x: float32, on a GPU; see `has_learned_kernels`.
-        log_scale: float32, a scalar, or [at least as many as `x` is long]: one for each index of its first dimension.
+        log_scale: float32, a scalar, or one for each index of the first dimension of `x`.
         offset: float32, a scalar; None is a zero point of zero, and the only one there is for several scales.
     """
     return _on_gpu(x, log_scale, offset, levels, most, len(x) if log_scale.dim() else 1)

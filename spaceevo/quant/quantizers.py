@@ -24,6 +24,7 @@ from spaceevo.quant.grids import (
     Grid,
     GridKind,
 )
+from spaceevo.slices import sliced
 
 Precision = Callable[[nn.Module, Tensor], Tensor]
 
@@ -132,7 +133,10 @@ class WeightQuantizer(nn.Module):
 
     def scale(self, channels: int) -> Tensor:
         """float32 [channels], positive."""
-        return self.log_scale[:channels].exp()
+        return self._log_scale(channels).exp()
+
+    def _log_scale(self, channels: int) -> Tensor:
+        return sliced(self.log_scale, (slice(channels),))
 
     @torch.no_grad()
     def set_from(self, weight: Tensor) -> None:
@@ -146,7 +150,7 @@ class WeightQuantizer(nn.Module):
         gradient_scale = 1.0 / math.sqrt(weight[0].numel() * WEIGHT_LEVELS)
         levels = Levels(-WEIGHT_LEVELS, WEIGHT_LEVELS, gradient_scale)
         if has_learned_kernels(weight):
-            return fake_quantize_learned(weight, self.log_scale, None, levels)
+            return fake_quantize_learned(weight, self._log_scale(len(weight)), None, levels)
         scale = self.scale(weight.shape[0]).reshape(-1, *(1,) * (weight.dim() - 1))
         return fake_quantize(weight, scale, weight.new_zeros(()), *levels)
 

@@ -28,7 +28,7 @@ def round_values(
 
     Args:
         x: float32, dense, in `rows` equal parts of its memory.
-        scale: float32 [rows or more], contiguous, in any shape: the scales, or their logarithms.
+        scale: float32 [rows], contiguous, in any shape: the scales, or their logarithms.
         zero_point: float32, one value: the zero point, or minus that times the scale; None is zero.
         most: the second of each, where scales above it are it; None is the first.
     """
@@ -54,7 +54,7 @@ def gradients(
         The last is None where there is no zero point, or more than one row.
     """
     grad_x = torch.empty_like(x)
-    make = torch.empty_like if x.numel() and rows == scale.numel() else torch.zeros_like
+    make = torch.empty_like if x.numel() else torch.zeros_like
     of_scale, of_zero_point = make(scale), None if zero_point is None or rows > 1 else make(zero_point)
     if x.numel():
         length = x.numel() // rows

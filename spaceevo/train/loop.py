@@ -26,6 +26,7 @@ from spaceevo.errors import ArtifactError, TrainingError
 from spaceevo.nn.layout import images_on
 from spaceevo.parallel import MOST_AT_ONCE, Mapper, SideBySide, share_threads
 from spaceevo.progress import progress
+from spaceevo.slices import Slice, gathered_slices
 from spaceevo.train.memory import keep_freed_memory
 
 CHECKPOINT_KIND = "checkpoint"
@@ -215,15 +216,16 @@ def back_propagate(
         The losses by label, still on the device.
     """
 
-    def gradients(part: Part) -> tuple[Part, Tensor, Sequence[Tensor | None]]:
-        with autocast():
+    def gradients(part: Part) -> tuple[Part, Tensor, Sequence[Tensor | None], Sequence[Slice]]:
+        with autocast(), gathered_slices() as slices:
             loss = part.loss()
-        return part, loss.detach(), torch.autograd.grad(loss, trained(part.module), allow_unused=True)
+        variables = [*trained(part.module), *(one.variable for one in slices)]
+        return part, loss.detach(), torch.autograd.grad(loss, variables, allow_unused=True), slices
 
     losses: dict[str, Tensor] = {}
-    for part, loss, found in mapper(gradients, parts):
+    for part, loss, found, slices in mapper(gradients, parts):
         losses[part.label] = loss
-        for parameter, gradient in zip(trained(part.module), found, strict=True):
+        for parameter, gradient in zip(trained(part.module), found, strict=False):
             if gradient is None:
                 continue
             if parameter.grad is None:  # a copy, for a gradient may be that of several parameters
@@ -231,6 +233,9 @@ def back_propagate(
                 parameter.grad = torch.empty_like(parameter).copy_(gradient)
             else:
                 parameter.grad.add_(gradient)
+        for one, gradient in zip(slices, found[len(found) - len(slices) :], strict=True):
+            if gradient is not None:
+                one.add_gradient(gradient)
     return losses
 
 
