@@ -5,6 +5,9 @@ times as long (benchmarks/results/gpu_step_pytorch_kernels.json). Here a thread 
 that what it computes about places and borders serves them all. Sums are in float32 and in a fixed order.
 """
 
+# Tuples grow while a kernel is compiled:
+# mypy: disable-error-code="assignment"
+
 from __future__ import annotations
 
 from math import gcd
@@ -18,8 +21,8 @@ from torch.autograd.function import once_differentiable
 
 _TILE = 1024  # values of a program's output
 _CHANNELS = (64, 32, 16)  # of them side by side; for each a kernel is compiled
-_SIDE = 4  # of the square of pixels that a program of the gradient of the weights sums over
-_LEAST_IMAGES = 4  # that it goes through
+_LANES = 512  # rows times channels that a program goes along
+_LANES_OF_KERNEL = {3: 512, 5: 256, 7: 128}  # where it has all taps in hand
 _PROGRAMS = 4096  # that fill a GPU
 _GRAIN = 16  # channels: how many of them divide all is known to the compiler, which reads as many at once
 _SIZES = ["height", "width", "out_height", "out_width"]  # too various to compile kernels for
@@ -63,7 +66,15 @@ def _convolved(x: Tensor, weight: Tensor, stride: int, y: Tensor, back: bool) ->
     """Fill `y` with the convolution of `x`, or, `back`, with the gradient of an input whose output has gradient `x`."""
     images, channels, out_height, out_width = y.shape
     pixels, wide, grain = images * out_height * out_width, _channels_of_a_program(channels), gcd(channels, _GRAIN)
-    if y.numel():
+    kernel_size = weight.shape[-1]
+    if y.numel() and stride == 1 and kernel_size in _LANES_OF_KERNEL:
+        block, rows = _LANES_OF_KERNEL[kernel_size] // wide, images * out_height
+        with torch.cuda.device_of(y):
+            _slide[(triton.cdiv(rows, block), triton.cdiv(channels, wide))](
+                x, _by_tap(weight), y, rows, channels // grain, out_height, out_width,
+                kernel_size=kernel_size, back=back, block=block, wide=wide, grain=grain,
+            )  # fmt: skip
+    elif y.numel():
         block = _TILE // wide
         with torch.cuda.device_of(y):
             _convolve[(triton.cdiv(pixels, block), triton.cdiv(channels, wide))](
@@ -78,19 +89,18 @@ def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, stride: int) -> Te
     images, channels, height, width = grad.shape
     if grad.numel() == 0:
         return torch.zeros_like(weight)
-    size, wide, grain = weight.shape[-1] ** 2, _CHANNELS[-1], gcd(channels, _GRAIN)
-    tiles, across = triton.cdiv(height, _SIDE) * triton.cdiv(width, _SIDE), triton.cdiv(channels, wide)
-    shares = min(triton.cdiv(_PROGRAMS, tiles * across), triton.cdiv(images, _LEAST_IMAGES))
-    each = triton.cdiv(images, shares)
-    shares = triton.cdiv(images, each)
-    parts = torch.empty(shares, tiles, size, channels, dtype=torch.float32, device=x.device)
+    kernel_size, wide, grain = weight.shape[-1], _channels_of_a_program(channels), gcd(channels, _GRAIN)
+    tap_rows = 3 if kernel_size == 3 else 1  # more do not fit into the registers
+    block, across = _LANES // wide, triton.cdiv(channels, wide)
+    strips = kernel_size // tap_rows
+    shares = min(triton.cdiv(_PROGRAMS, strips * across), triton.cdiv(images * height, block))
+    parts = torch.empty(shares, kernel_size**2, channels, dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
-        _add_weights[(tiles, shares, across)](
-            x, grad, parts, images, channels // grain, *x.shape[2:], height, width, each,
-            stride=stride, kernel_size=weight.shape[-1], taps=triton.next_power_of_2(size),
-            side=_SIDE, wide=wide, grain=grain, num_warps=8,
+        _add_weights[(strips, shares, across)](
+            x, grad, parts, images * height, channels // grain, *x.shape[2:], height, width,
+            stride=stride, kernel_size=kernel_size, tap_rows=tap_rows, block=block, wide=wide, grain=grain,
         )  # fmt: skip
-    return parts.sum((0, 1)).t().contiguous().view_as(weight).to(weight.dtype)
+    return parts.sum(0).t().contiguous().view(weight.shape).to(weight.dtype)
 
 
 def _channels_of_a_program(channels: int) -> int:
@@ -147,39 +157,96 @@ def _convolve(
     tl.store(to, total.to(y.dtype.element_ty), mask=alive[:, None] & there[None, :])
 
 
-@triton.jit(do_not_specialize=["images", "grains", "each", *_SIZES])
-def _add_weights(
-    x, grad, parts, images, grains, height, width, out_height, out_width, each,
-    stride: tl.constexpr, kernel_size: tl.constexpr, taps: tl.constexpr,
-    side: tl.constexpr, wide: tl.constexpr, grain: tl.constexpr,
+@triton.jit(do_not_specialize=["rows", "grains", "height", "width"])
+def _slide(
+    x, weight, y, rows, grains, height, width,
+    kernel_size: tl.constexpr, back: tl.constexpr, block: tl.constexpr, wide: tl.constexpr, grain: tl.constexpr,
 ):  # fmt: skip
-    """A program sums over one tile of `side` squared pixels of `each` images.
+    """A program computes `block` rows of the output for `wide` channels, stride 1, column by column.
 
-    `x` is [images, height, width, channels] in memory, `grad` [images, out_height, out_width, channels], and `parts`
-    [programs of a channel, kernel_size², channels]. What a program has in hand is [taps, side², wide].
+    `x` and `y` are [rows, width, channels] in memory, `weight` [kernel_size², channels]. All taps and the columns under
+    them stay in hand: every value is read once for each row of the kernel.
     """
     channels = grains * grain
-    tile, share = tl.program_id(0), tl.program_id(1)
+    row = tl.program_id(0) * block + tl.arange(0, block)
+    channel = tl.program_id(1) * wide + tl.arange(0, wide)
+    there = (channel < channels)[None, :]
+    alive = (row < rows)[:, None] & there
+    taps, kept = (), ()
+    for tap in tl.static_range(kernel_size * kernel_size):
+        place = weight + (kernel_size * kernel_size - 1 - tap if back else tap) * channels + channel
+        taps += (tl.load(place, mask=channel < channels, other=0.0).to(tl.float32)[None, :],)
+    r = row % height - kernel_size // 2
+    source = x + (row - kernel_size // 2).to(tl.int64)[:, None] * (width * channels) + channel[None, :]
+    target = y + row.to(tl.int64)[:, None] * (width * channels) + channel[None, :]
+    for i in tl.static_range(kernel_size):
+        inside = alive & ((r + i >= 0) & (r + i < height))[:, None]
+        for j in tl.static_range(kernel_size - 1):
+            kept += (_column(source + i * width * channels, j - kernel_size // 2, width, channels, inside),)
+    for column in range(width):
+        total = tl.zeros((block, wide), tl.float32)
+        left = ()
+        for i in tl.static_range(kernel_size):
+            inside = alive & ((r + i >= 0) & (r + i < height))[:, None]
+            values = kept[i * (kernel_size - 1) : (i + 1) * (kernel_size - 1)]
+            values += (_column(source + i * width * channels, column + kernel_size // 2, width, channels, inside),)
+            for j in tl.static_range(kernel_size):
+                total += values[j] * taps[i * kernel_size + j]
+            left += values[1:]
+        kept = left
+        tl.store(target + column * channels, total.to(y.dtype.element_ty), mask=alive)
+
+
+@triton.jit(do_not_specialize=["rows", "grains", *_SIZES])
+def _add_weights(
+    x, grad, parts, rows, grains, height, width, out_height, out_width,
+    stride: tl.constexpr, kernel_size: tl.constexpr, tap_rows: tl.constexpr,
+    block: tl.constexpr, wide: tl.constexpr, grain: tl.constexpr,
+):  # fmt: skip
+    """A program sums `tap_rows` rows of the kernel over its share of the rows of `grad`, `block` of them at a time.
+
+    `x` is [N, height, width, channels] in memory, `grad` [rows, out_width, channels], and `parts`
+    [shares, kernel_size², channels]. It goes along the rows column by column, and keeps those of `x` that the next one
+    needs too: every value is read once for each row of the kernel.
+    """
+    channels = grains * grain
+    first, share, shares = tl.program_id(0) * tap_rows, tl.program_id(1), tl.num_programs(1)
     channel = tl.program_id(2) * wide + tl.arange(0, wide)
-    there = (channel < channels)[None, None, :]
-    tap, pixel, tiles_across = tl.arange(0, taps), tl.arange(0, side * side), tl.cdiv(out_width, side)
-    row = (tile // tiles_across * side + pixel // side)[None, :, None]
-    column = (tile % tiles_across * side + pixel % side)[None, :, None]
-    r = row * stride + (tap // kernel_size - kernel_size // 2)[:, None, None]
-    c = column * stride + (tap % kernel_size - kernel_size // 2)[:, None, None]
-    written = (row < out_height) & (column < out_width) & there
-    read = written & (r >= 0) & (r < height) & (c >= 0) & (c < width) & (tap < kernel_size * kernel_size)[:, None, None]
-    source = x + (r * width + c) * channels + channel[None, None, :]
-    target = grad + (row * out_width + column) * channels + channel[None, None, :]
-    target += 0 * tap[:, None, None]  # as many as of `source`, or threads would have to exchange what they read
-    total = tl.zeros((taps, side * side, wide), tl.float32)
-    for image in range(share * each, min((share + 1) * each, images)):
-        before = tl.cast(image, tl.int64) * channels
-        value = tl.load(source + before * (height * width), mask=read, other=0.0)
-        upstream = tl.load(target + before * (out_height * out_width), mask=written, other=0.0)
-        total += value.to(tl.float32) * upstream.to(tl.float32)
-    sums = tl.sum(total, 1)
-    to = ((share * tl.num_programs(0) + tile) * (kernel_size * kernel_size) + tap)[:, None] * channels + channel[
-        None, :
-    ]
-    tl.store(parts + to, sums, mask=(tap < kernel_size * kernel_size)[:, None] & (channel < channels)[None, :])
+    there = (channel < channels)[None, :]
+    none = tl.zeros((block, wide), tl.float32)
+    totals = (none,) * (tap_rows * kernel_size)
+    for number in range(share, tl.cdiv(rows, block), shares):
+        row = number * block + tl.arange(0, block)
+        alive = (row < rows)[:, None] & there
+        r = row % out_height * stride + first - kernel_size // 2
+        start = (row // out_height * height + r).to(tl.int64) * width
+        source = x + start[:, None] * channels + channel[None, :]
+        target = grad + (row.to(tl.int64) * (out_width * channels))[:, None] + channel[None, :]
+        kept = ()
+        for i in tl.static_range(tap_rows):
+            inside = alive & ((r + i >= 0) & (r + i < height))[:, None]
+            for j in tl.static_range(kernel_size - stride):
+                kept += (_column(source + i * width * channels, j - kernel_size // 2, width, channels, inside),)
+        for column in range(out_width):
+            upstream = tl.load(target + column * channels, mask=alive, other=0.0).to(tl.float32)
+            added, left = (), ()
+            for i in tl.static_range(tap_rows):
+                inside = alive & ((r + i >= 0) & (r + i < height))[:, None]
+                values = kept[i * (kernel_size - stride) : (i + 1) * (kernel_size - stride)]
+                for j in tl.static_range(kernel_size - stride, kernel_size):
+                    c = column * stride + j - kernel_size // 2
+                    values += (_column(source + i * width * channels, c, width, channels, inside),)
+                for j in tl.static_range(kernel_size):
+                    added += (totals[i * kernel_size + j] + values[j] * upstream,)
+                left += values[stride:]
+            totals, kept = added, left
+    for tap in tl.static_range(tap_rows * kernel_size):
+        to = parts + (share * kernel_size * kernel_size + first * kernel_size + tap) * channels + channel
+        tl.store(to, tl.sum(totals[tap], 0), mask=channel < channels)
+
+
+@triton.jit
+def _column(rows, column, width, channels, inside):
+    """Values of one column of `rows`; zeros beside the picture."""
+    there = inside & (column >= 0) & (column < width)
+    return tl.load(rows + column * channels, mask=there, other=0.0).to(tl.float32)
