@@ -61,10 +61,10 @@ class Case:
 CASES = (
     Case("blocks", "fp32"),
     Case("blocks", "int8"),
-    Case("blocks", "fp32", bf16=True),
     Case("supernet", "fp32"),
     Case("supernet", "int8"),
     Case("supernet", "fp32", bf16=True),
+    Case("blocks", "fp32", bf16=True),
 )
 
 
