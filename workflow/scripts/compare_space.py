@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from spaceevo.artifacts import Record, write_table
@@ -37,19 +38,21 @@ def main(
 ) -> None:
     """Write the outcomes of one supernet to `output`; `budgets` is a JSON list, and percentages have a seed."""
     at_once = share_threads(threads)
-    record = Record(
-        {"search": search.model_dump(), "export": export.model_dump(), "budgets": json.loads(budgets)}, seed
-    )
+    params = {"search": search.model_dump(), "export": export.model_dump(), "budgets": json.loads(budgets)}
+    record = Record(params, seed)
     network, spec = load_supernet(supernet)
     latency = read_own_predictor(predictor)
     space, classes = network.space, len(spec.classes)
     resolution = space.hyperspace.resolutions[-1]
     budgets_ms = resolve_budgets(json.loads(budgets), latency, space.hyperspace, classes, budgets_seed)
 
+    @cache
+    def seen(count: int) -> Pictures:
+        return Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, count, seed)
+
     def evaluator(images: Path, count: int | None, recalibration_images: int) -> SubnetEvaluator:
-        seen = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, recalibration_images, seed)
         shown = Pictures.of_split(load_split(images), resolution, EVALUATION_BATCH, count, seed)
-        return SubnetEvaluator(network, seen, shown, None)
+        return SubnetEvaluator(network, seen(recalibration_images), shown, None)
 
     def val_accuracy(count: int) -> Callable[[Subnet], float]:
         return evaluator(val, count, search.recalibration_images).accuracy
