@@ -2,7 +2,8 @@
 
 PyTorch's kernels for contiguous pictures took half of a supernet's step, and with cuDNN's for this layout it took 37
 times as long (benchmarks/results/gpu_step_pytorch_kernels.json). Here a thread has neighbouring channels in hand, so
-that what it computes about places and borders serves them all. Sums are in float32 and in a fixed order.
+that what it computes about places and borders serves them all. Most kernels go along rows, so that what is read for a
+column serves the next ones too. Sums are in float32 and in a fixed order.
 """
 
 # Tuples grow while a kernel is compiled:
@@ -19,10 +20,10 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_TILE = 1024  # values of a program's output
-_CHANNELS = (64, 32, 16)  # of them side by side; for each a kernel is compiled
+_CHANNELS = (64, 32, 16)  # of a program; for each a kernel is compiled
+_TILE = 1024  # pixels times channels of the output that a program computes at once
 _LANES = 512  # rows times channels that a program goes along
-_LANES_OF_KERNEL = {3: 512, 5: 256, 7: 128}  # where it has all taps in hand
+_LANES_OF_TAPS = {3: 512, 5: 256, 7: 128}  # by kernel size, where it keeps all taps: as many as registers hold
 _PROGRAMS = 4096  # that fill a GPU
 _GRAIN = 16  # channels: how many of them divide all is known to the compiler, which reads as many at once
 _SIZES = ["height", "width", "out_height", "out_width"]  # too various to compile kernels for
@@ -64,22 +65,23 @@ class _Depthwise(torch.autograd.Function):
 
 def _convolved(x: Tensor, weight: Tensor, stride: int, y: Tensor, back: bool) -> Tensor:
     """Fill `y` with the convolution of `x`, or, `back`, with the gradient of an input whose output has gradient `x`."""
-    images, channels, out_height, out_width = y.shape
-    pixels, wide, grain = images * out_height * out_width, _channels_of_a_program(channels), gcd(channels, _GRAIN)
-    kernel_size = weight.shape[-1]
-    if y.numel() and stride == 1 and kernel_size in _LANES_OF_KERNEL:
-        block, rows = _LANES_OF_KERNEL[kernel_size] // wide, images * out_height
-        with torch.cuda.device_of(y):
-            _slide[(triton.cdiv(rows, block), triton.cdiv(channels, wide))](
-                x, _by_tap(weight), y, rows, channels // grain, out_height, out_width,
+    images, channels, height, width = y.shape
+    if y.numel() == 0:
+        return y
+    kernel_size, wide, grain = weight.shape[-1], _channels_of_a_program(channels), gcd(channels, _GRAIN)
+    across, taps = triton.cdiv(channels, wide), _by_tap(weight)
+    with torch.cuda.device_of(y):
+        if stride == 1 and kernel_size in _LANES_OF_TAPS:
+            rows, block = images * height, _LANES_OF_TAPS[kernel_size] // wide
+            _slide[(triton.cdiv(rows, block), across)](
+                x, taps, y, rows, channels // grain, height, width,
                 kernel_size=kernel_size, back=back, block=block, wide=wide, grain=grain,
             )  # fmt: skip
-    elif y.numel():
-        block = _TILE // wide
-        with torch.cuda.device_of(y):
-            _convolve[(triton.cdiv(pixels, block), triton.cdiv(channels, wide))](
-                x, _by_tap(weight), y, pixels, channels // grain, *x.shape[2:], out_height, out_width,
-                stride=stride, kernel_size=weight.shape[-1], back=back, block=block, wide=wide, grain=grain,
+        else:
+            pixels, block = images * height * width, _TILE // wide
+            _convolve[(triton.cdiv(pixels, block), across)](
+                x, taps, y, pixels, channels // grain, *x.shape[2:], height, width,
+                stride=stride, kernel_size=kernel_size, back=back, block=block, wide=wide, grain=grain,
             )  # fmt: skip
     return y
 

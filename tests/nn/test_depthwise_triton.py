@@ -21,7 +21,7 @@ def values_and_gradients(convolution, x, weight, upstream):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel_size", [3, 5, 7])
+@pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])  # of 9, not all taps fit into registers
 @pytest.mark.parametrize(
     "shape",
     [
