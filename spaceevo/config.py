@@ -93,10 +93,15 @@ class Augment(Section):
 class Recipe(Section):
     """How a module is optimised: linear warm-up, cosine decay to zero."""
 
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with a Nesterov momentum of 0.9")
+    optimizer: Literal["adamw", "sgd", "muon"] = Field(
+        "adamw", description="sgd: with a Nesterov momentum of 0.9; muon: so, and with orthogonal steps of matrices"
+    )
     epochs: Annotated[float, Field(gt=0)] = Field(description="passes over the training split; may be a fraction")
     batch_size: Positive = Field(description="images per step, over all processes together")
     learning_rate: Annotated[float, Field(gt=0)] = Field(description="its peak")
+    matrix_share: Annotated[float, Field(gt=0)] = Field(
+        0.1, description="muon: of the learning rate, for convolution and linear weights that are not depthwise"
+    )
     warmup: Share = Field(0.1, description="share of all steps")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of convolution and linear weights alone")
     clip_norm: Annotated[float, Field(gt=0)] = Field(5.0, description="largest norm of the gradient")

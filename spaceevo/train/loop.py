@@ -28,6 +28,7 @@ from spaceevo.parallel import MOST_AT_ONCE, Mapper, SideBySide, share_threads
 from spaceevo.progress import progress
 from spaceevo.slices import Slice, gathered_slices
 from spaceevo.train.memory import keep_freed_memory
+from spaceevo.train.muon import Muon
 
 CHECKPOINT_KIND = "checkpoint"
 MOMENTUM = 0.9  # of SGD
@@ -262,13 +263,21 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     decayed = [p for _, p in named if p.dim() >= 2]
     others = [p for _, p in named if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     match recipe.optimizer:
         case "adamw":
             return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         case "sgd":
             # not fused, which wants all parameters from the first step on: those of an elastic network come by and by
             return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
+        case "muon":
+            matrices = [p for p in decayed if p.shape[1] > 1]
+            groups[0]["params"] = [p for p in decayed if p.shape[1] == 1]
+            share, decay = recipe.matrix_share, recipe.weight_decay
+            return Muon(matrices, groups, recipe.learning_rate, MOMENTUM, share, decay)
 
 
 def _checked(losses: Mapping[str, Tensor], total: Tensor, step: int, rate: float, task: Task) -> float:

@@ -74,7 +74,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("stop_at", [4, 5, 7, 9])
 def test_a_run_that_is_killed_ends_with_the_same_weights(setting, stop_at, optimizer):
     """Within an epoch and at its end, and with the steps after the last checkpoint done again."""

@@ -238,7 +238,9 @@ def test_calibration_sets_every_grid_that_a_subnet_uses(task, block_type):
     assert [grids[quantizer] for quantizer in used.samples if quantizer.log_scale == UNSET] == []
 
 
-@pytest.mark.parametrize("optimizer, state", [("adamw", "exp_avg"), ("sgd", "momentum_buffer")])
+@pytest.mark.parametrize(
+    "optimizer, state", [("adamw", "exp_avg"), ("sgd", "momentum_buffer"), ("muon", "momentum_buffer")]
+)
 def test_every_parameter_that_a_subnet_uses_is_trained(task, optimizer, state):
     """Some are used for the first time after many steps."""
     supernet, again = made_supernet(), made_supernet()

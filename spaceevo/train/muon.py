@@ -1,0 +1,74 @@
+"""SGD whose steps of weight matrices are orthogonal (Muon, Jordan et al. 2024).
+
+A step of gradients goes mostly along what the largest subnet, and the most of the random ones, ask of a weight. Made
+orthogonal, it goes as far in all other directions, so that what few subnets use is learned as fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_COEFFICIENTS = 3.4445, -4.775, 2.0315  # of the quintic polynomial that brings singular values near one
+_ITERATIONS = 5
+
+
+class Muon(torch.optim.SGD):
+    """SGD with Nesterov's momentum; the steps of its matrices have singular values between 0.7 and 1.2 before the rate.
+
+    In float32, where torch's own `Muon` rounds to bfloat16, which few CPUs compute with, and takes no convolutions.
+
+    Args:
+        matrices: weights of at least two dimensions, the first against all others.
+        others: groups of parameters, as other optimizers take them.
+        share: of the learning rate, for matrices.
+        weight_decay: of matrices.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        others: Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float,
+        share: float,
+        weight_decay: float,
+    ) -> None:
+        own = {"momentum": 0.0, "nesterov": False, "weight_decay": weight_decay, "share": share, "muon": momentum}
+        groups = [{"params": list(matrices)} | own, *others]
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step; the gradients of matrices are changed."""
+        group = self.param_groups[0]
+        for weight in group["params"]:
+            if weight.grad is None:
+                continue
+            state = self.state[weight]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            average = state["momentum_buffer"].lerp_(weight.grad, 1 - group["muon"])
+            ahead = weight.grad.lerp(average, group["muon"]).flatten(1)
+            rows, columns = ahead.shape
+            step = orthogonal(ahead) * (group["share"] * max(1.0, rows / columns) ** 0.5)
+            weight.grad = step.reshape(weight.shape)
+        super().step(closure)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The matrix with its singular values brought between about 0.7 and 1.2; those of zero stay.
+
+    Args:
+        matrix: float32 [rows, columns].
+    """
+    a, b, c = _COEFFICIENTS
+    x = matrix.t() if len(matrix) > matrix.shape[1] else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(_ITERATIONS):
+        squares = x @ x.t()
+        x = torch.addmm(x, torch.addmm(squares, squares, squares, beta=b, alpha=c), x, beta=a)
+    return x.t() if len(matrix) > matrix.shape[1] else x
