@@ -60,6 +60,7 @@ NOTED = 0.5  # points, about what the seed makes
 COMMITTED = "params.yaml"
 WAYS = {
     COMMITTED: Way(),
+    "SGD": Way(fp32={"optimizer": "sgd"}),
     "AdamW": Way(fp32={"optimizer": "adamw", "learning_rate": 0.02, "weight_decay": 0.02, "clip_norm": 5.0}),
     "near budgets": Way({"sampling": "budgets"}),
     "averaged": Way(ema=0.99),

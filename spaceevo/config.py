@@ -103,7 +103,9 @@ class Recipe(Section):
         0.1, description="muon: of the learning rate, for convolution and linear weights that are not depthwise"
     )
     warmup: Share = Field(0.1, description="share of all steps")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of convolution and linear weights alone")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="of convolution and linear weights alone; muon: of depthwise ones"
+    )
     clip_norm: Annotated[float, Field(gt=0)] = Field(5.0, description="largest norm of the gradient")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="decay of an exponential moving average of the weights, which is the result; 0: none"

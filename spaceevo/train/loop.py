@@ -276,8 +276,7 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         case "muon":
             matrices = [p for p in decayed if p.shape[1] > 1]
             groups[0]["params"] = [p for p in decayed if p.shape[1] == 1]
-            share, decay = recipe.matrix_share, recipe.weight_decay
-            return Muon(matrices, groups, recipe.learning_rate, MOMENTUM, share, decay)
+            return Muon(matrices, groups, recipe.learning_rate, MOMENTUM, recipe.matrix_share)
 
 
 def _checked(losses: Mapping[str, Tensor], total: Tensor, step: int, rate: float, task: Task) -> float:

@@ -24,8 +24,7 @@ class Muon(torch.optim.SGD):
     Args:
         matrices: weights of at least two dimensions, the first against all others.
         others: groups of parameters, as other optimizers take them.
-        share: of the learning rate, for matrices.
-        weight_decay: of matrices.
+        share: of the learning rate, for matrices. Their weights do not decay.
     """
 
     def __init__(
@@ -35,9 +34,8 @@ class Muon(torch.optim.SGD):
         lr: float,
         momentum: float,
         share: float,
-        weight_decay: float,
     ) -> None:
-        own = {"momentum": 0.0, "nesterov": False, "weight_decay": weight_decay, "share": share, "muon": momentum}
+        own = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "share": share, "muon": momentum}
         groups = [{"params": list(matrices)} | own, *others]
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=True)
 
@@ -62,13 +60,19 @@ class Muon(torch.optim.SGD):
 def orthogonal(matrix: Tensor) -> Tensor:
     """The matrix with its singular values brought between about 0.7 and 1.2; those of zero stay.
 
+    Each iteration takes a polynomial of X Xᵀ times X. So they are done on X Xᵀ alone, and what they come to is applied
+    to X at last: convolutions have far more columns than rows.
+
     Args:
         matrix: float32 [rows, columns].
     """
     a, b, c = _COEFFICIENTS
     x = matrix.t() if len(matrix) > matrix.shape[1] else matrix
     x = x / x.norm().clamp(min=1e-7)
+    squares, product = x @ x.t(), torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(_ITERATIONS):
-        squares = x @ x.t()
-        x = torch.addmm(x, torch.addmm(squares, squares, squares, beta=b, alpha=c), x, beta=a)
-    return x.t() if len(matrix) > matrix.shape[1] else x
+        factor = torch.addmm(squares, squares, squares, beta=b, alpha=c)
+        factor.diagonal().add_(a)
+        product, squares = factor @ product, factor @ squares @ factor
+    found: Tensor = product @ x
+    return found.t() if len(matrix) > matrix.shape[1] else found
