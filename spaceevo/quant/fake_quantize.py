@@ -16,16 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spaceevo.gpu import has_triton
+from spaceevo.quant.grids import Levels
 from spaceevo.quant.loops import Floats, gradients_of_rows, round_rows
-
-
-class Levels(NamedTuple):
-    """What of a grid is not learned; see `fake_quantize`."""
-
-    low: float
-    high: float
-    gradient_scale: float = 1.0
-    rectified: bool = False
 
 
 class ScaleAndLow(NamedTuple):

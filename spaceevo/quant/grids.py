@@ -13,7 +13,7 @@ shift q and the zero point by 128. A tensor's kind says what its producer guaran
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,15 @@ class Grid:
 
     scale: float
     zero_point: int
+
+
+class Levels(NamedTuple):
+    """What of a grid is not learned; see `spaceevo.quant.fake_quantize.fake_quantize`."""
+
+    low: float
+    high: float
+    gradient_scale: float = 1.0
+    rectified: bool = False
 
 
 HSIGMOID_GRID = Grid(1.0 / LEVELS, 0)

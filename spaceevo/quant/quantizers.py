@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spaceevo.quant.fake_quantize import Levels, fake_quantize, fake_quantize_learned, has_learned_kernels
+from spaceevo.quant.fake_quantize import fake_quantize, fake_quantize_learned, has_learned_kernels
 from spaceevo.quant.grids import (
     HSIGMOID_GRID,
     LEVELS,
@@ -23,6 +23,7 @@ from spaceevo.quant.grids import (
     WEIGHT_LEVELS,
     Grid,
     GridKind,
+    Levels,
 )
 from spaceevo.slices import sliced
 

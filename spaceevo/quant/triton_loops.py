@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spaceevo.quant.fake_quantize import Levels
+from spaceevo.quant.grids import Levels
 
 _BLOCK = 1024  # values that a program has in hand
 _BLOCKS = 16  # that a program sums, one after another

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaceevo.quant.fake_quantize import Levels, _FakeQuantize, _FakeQuantizeRows, fake_quantize
+from spaceevo.quant.fake_quantize import _FakeQuantize, _FakeQuantizeRows, fake_quantize
 from spaceevo.quant.grids import (
     HSIGMOID_GRID,
     LEVELS,
@@ -16,6 +16,7 @@ from spaceevo.quant.grids import (
     SIGMOID_GRID,
     WEIGHT_LEVELS,
     Grid,
+    Levels,
     image_grid,
 )
 from spaceevo.quant.quantizers import (

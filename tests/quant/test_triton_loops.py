@@ -7,7 +7,8 @@ import pytest
 import torch
 from interpreted import DEVICE
 
-from spaceevo.quant.fake_quantize import Levels, _FakeQuantize, _FakeQuantizeOnGpu
+from spaceevo.quant.fake_quantize import _FakeQuantize, _FakeQuantizeOnGpu
+from spaceevo.quant.grids import Levels
 from spaceevo.quant.quantizers import ActivationQuantizer, WeightQuantizer
 
 GRIDS = {  # zero point, low, high, rectified, a scale per channel
