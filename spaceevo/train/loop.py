@@ -31,7 +31,7 @@ from spaceevo.train.memory import keep_freed_memory
 from spaceevo.train.muon import Muon
 
 CHECKPOINT_KIND = "checkpoint"
-MOMENTUM = 0.9  # of SGD
+MOMENTUM = 0.9  # of SGD and Muon
 _OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of a parameter
 
 
@@ -226,7 +226,9 @@ def back_propagate(
     losses: dict[str, Tensor] = {}
     for part, loss, found, slices in mapper(gradients, parts):
         losses[part.label] = loss
-        for parameter, gradient in zip(trained(part.module), found, strict=False):
+        parameters = trained(part.module)
+        of_parameters, of_slices = found[: len(parameters)], found[len(parameters) :]
+        for parameter, gradient in zip(parameters, of_parameters, strict=True):
             if gradient is None:
                 continue
             if parameter.grad is None:  # a copy, for a gradient may be that of several parameters
@@ -234,7 +236,7 @@ def back_propagate(
                 parameter.grad = torch.empty_like(parameter).copy_(gradient)
             else:
                 parameter.grad.add_(gradient)
-        for one, gradient in zip(slices, found[len(found) - len(slices) :], strict=True):
+        for one, gradient in zip(slices, of_slices, strict=True):
             if gradient is not None:
                 one.add_gradient(gradient)
     return losses

@@ -25,10 +25,10 @@ def test_no_gradient_is_no_step():
     assert orthogonal(torch.zeros(4, 6)).eq(0).all()
 
 
-def step_of(weight, gradient, others=(), **options):
+def stepped(weight, gradients):
     weight = nn.Parameter(weight.clone())
-    optimizer = Muon([weight], [{"params": list(others)}], **({"lr": 0.5, "momentum": 0.9, "share": 0.1} | options))
-    for value in gradient:
+    optimizer = Muon([weight], [], lr=0.5, momentum=0.9, share=0.1)
+    for value in gradients:
         weight.grad = value.clone(memory_format=torch.preserve_format)
         optimizer.step()
     return weight.detach()
@@ -38,7 +38,7 @@ def step_of(weight, gradient, others=(), **options):
 def test_the_steps_of_a_matrix(shape):
     """Of the momentum and what comes next of it; larger for tall ones, as each of their columns has to move as far."""
     weight, first, second = made(*shape), made(*shape, seed=1), made(*shape, seed=2)
-    found = step_of(weight, [first, second])
+    found = stepped(weight, [first, second])
     average, expected = torch.zeros(shape), weight.clone()
     for gradient in (first, second):
         average = 0.9 * average + 0.1 * gradient
@@ -51,17 +51,19 @@ def test_the_steps_of_a_matrix(shape):
 def test_the_layout_of_a_gradient_does_not_matter():
     weight, gradient = made(6, 4, 3, 3), made(6, 4, 3, 3, seed=1)
     last = gradient.contiguous(memory_format=torch.channels_last)
-    expected = step_of(weight, [gradient])
-    torch.testing.assert_close(step_of(weight, [last]), expected)
+    expected = stepped(weight, [gradient])
+    torch.testing.assert_close(stepped(weight, [last]), expected)
 
 
 def test_all_else_takes_steps_of_sgd():
     ours, theirs, unused = nn.Parameter(made(5)), nn.Parameter(made(5)), nn.Parameter(made(5))
     groups = [{"params": [ours, unused], "weight_decay": 0.1}]
-    optimizer = Muon([nn.Parameter(made(2, 3))], groups, 0.5, 0.9, 0.1)  # the matrix has no gradient
+    matrix = nn.Parameter(made(2, 3))  # has no gradient, as `unused`
+    optimizer = Muon([matrix], groups, lr=0.5, momentum=0.9, share=0.1)
     plain = torch.optim.SGD([theirs], 0.5, 0.9, nesterov=True, weight_decay=0.1)
     for step in range(3):
         ours.grad, theirs.grad = made(5, seed=step), made(5, seed=step)
         optimizer.step()
         plain.step()
-    assert torch.equal(ours, theirs) and torch.equal(unused, made(5))
+    assert torch.equal(ours, theirs)
+    assert torch.equal(unused, made(5)) and torch.equal(matrix, made(2, 3))
