@@ -217,6 +217,7 @@ def _add_weights(
     there = (channel < channels)[None, :]
     none = tl.zeros((block, wide), tl.float32)
     totals = (none,) * (tap_rows * kernel_size)
+    overlap: tl.constexpr = max(kernel_size - stride, 0)  # columns that the next value of a row needs too
     for number in range(share, tl.cdiv(rows, block), shares):
         row = number * block + tl.arange(0, block)
         alive = (row < rows)[:, None] & there
@@ -227,20 +228,20 @@ def _add_weights(
         kept = ()
         for i in tl.static_range(tap_rows):
             inside = alive & ((r + i >= 0) & (r + i < height))[:, None]
-            for j in tl.static_range(kernel_size - stride):
+            for j in tl.static_range(overlap):
                 kept += (_column(source + i * width * channels, j - kernel_size // 2, width, channels, inside),)
         for column in range(out_width):
             upstream = tl.load(target + column * channels, mask=alive, other=0.0).to(tl.float32)
             added, left = (), ()
             for i in tl.static_range(tap_rows):
                 inside = alive & ((r + i >= 0) & (r + i < height))[:, None]
-                values = kept[i * (kernel_size - stride) : (i + 1) * (kernel_size - stride)]
-                for j in tl.static_range(kernel_size - stride, kernel_size):
+                values = kept[i * overlap : (i + 1) * overlap]
+                for j in tl.static_range(overlap, kernel_size):
                     c = column * stride + j - kernel_size // 2
                     values += (_column(source + i * width * channels, c, width, channels, inside),)
                 for j in tl.static_range(kernel_size):
                     added += (totals[i * kernel_size + j] + values[j] * upstream,)
-                left += values[stride:]
+                left += values[kernel_size - overlap :]
             totals, kept = added, left
     for tap in tl.static_range(tap_rows * kernel_size):
         to = parts + (share * kernel_size * kernel_size + first * kernel_size + tap) * channels + channel
