@@ -94,7 +94,7 @@ class Recipe(Section):
     """How a module is optimised: linear warm-up, cosine decay to zero."""
 
     optimizer: Literal["adamw", "sgd", "muon"] = Field(
-        "adamw", description="sgd: with a Nesterov momentum of 0.9; muon: so, and with orthogonal steps of matrices"
+        "adamw", description="sgd: with a Nesterov momentum of 0.9; muon: sgd, with orthogonal steps of matrices"
     )
     epochs: Annotated[float, Field(gt=0)] = Field(description="passes over the training split; may be a fraction")
     batch_size: Positive = Field(description="images per step, over all processes together")
@@ -106,7 +106,9 @@ class Recipe(Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.0, description="of convolution and linear weights alone; muon: of depthwise ones"
     )
-    clip_norm: Annotated[float, Field(gt=0)] = Field(5.0, description="largest norm of the gradient")
+    clip_norm: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="largest norm of the gradient; muon: matrices count in it, their steps are of one length"
+    )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="decay of an exponential moving average of the weights, which is the result; 0: none"
     )

@@ -261,13 +261,16 @@ def _enough_memory(task: Task, recipe: Recipe, step: int) -> Iterator[None]:
 
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Weight decay on convolution and fully connected weights alone, not on norms, biases or quantizers."""
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    decayed = [p for _, p in named if p.dim() >= 2]
-    others = [p for _, p in named if p.dim() < 2]
+    """Weight decay on convolution and fully connected weights alone, not on norms, biases or quantizers.
+
+    And not on the matrices of Muon, which are all of these but depthwise ones.
+    """
+    trained = trained_parameters(module)
+    weights = [p for p in trained if p.dim() >= 2]
+    decayed = [p for p in weights if p.shape[1] == 1] if recipe.optimizer == "muon" else weights
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     match recipe.optimizer:
         case "adamw":
@@ -276,8 +279,7 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             # not fused, which wants all parameters from the first step on: those of an elastic network come by and by
             return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
         case "muon":
-            matrices = [p for p in decayed if p.shape[1] > 1]
-            groups[0]["params"] = [p for p in decayed if p.shape[1] == 1]
+            matrices = [p for p in weights if p.shape[1] > 1]
             return Muon(matrices, groups, recipe.learning_rate, MOMENTUM, recipe.matrix_share)
 
 

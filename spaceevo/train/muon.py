@@ -6,7 +6,7 @@ orthogonal, it goes as far in all other directions, so that what few subnets use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,14 +17,15 @@ _ITERATIONS = 5
 
 
 class Muon(torch.optim.SGD):
-    """SGD with Nesterov's momentum; the steps of its matrices have singular values between 0.7 and 1.2 before the rate.
+    """SGD with Nesterov's momentum; the steps of its matrices have singular values about one before the rate.
 
     In float32, where torch's own `Muon` rounds to bfloat16, which few CPUs compute with, and takes no convolutions.
+    Gradients of a matrix set the direction of its steps alone: small ones, too, make steps of full length.
 
     Args:
         matrices: weights of at least two dimensions, the first against all others.
         others: groups of parameters, as other optimizers take them.
-        share: of the learning rate, for matrices. Their weights do not decay.
+        matrix_share: of the learning rate, for matrices. Their weights do not decay.
     """
 
     def __init__(
@@ -33,14 +34,15 @@ class Muon(torch.optim.SGD):
         others: Iterable[dict[str, Any]],
         lr: float,
         momentum: float,
-        share: float,
+        matrix_share: float,
     ) -> None:
-        own = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "share": share, "muon": momentum}
-        groups = [{"params": list(matrices)} | own, *others]
+        plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+        own = {"matrix_momentum": momentum, "matrix_share": matrix_share}
+        groups = [{"params": list(matrices)} | plain | own, *others]
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=True)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """One step; the gradients of matrices are changed."""
         group = self.param_groups[0]
         for weight in group["params"]:
@@ -49,16 +51,18 @@ class Muon(torch.optim.SGD):
             state = self.state[weight]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(weight)
-            average = state["momentum_buffer"].lerp_(weight.grad, 1 - group["muon"])
-            ahead = weight.grad.lerp(average, group["muon"]).flatten(1)
+            average = state["momentum_buffer"].lerp_(weight.grad, 1 - group["matrix_momentum"])
+            ahead = weight.grad.lerp(average, group["matrix_momentum"]).flatten(1)
             rows, columns = ahead.shape
-            step = orthogonal(ahead) * (group["share"] * max(1.0, rows / columns) ** 0.5)
+            step = orthogonal(ahead) * (group["matrix_share"] * max(1.0, rows / columns) ** 0.5)
             weight.grad = step.reshape(weight.shape)
-        super().step(closure)
+        super().step()
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values brought between about 0.7 and 1.2; those of zero stay.
+    """The matrix with its singular values brought between about 0.7 and 1.2.
+
+    Those below 1/700 of the Frobenius norm come to less, at most 485 times their share of it.
 
     Each iteration takes a polynomial of X Xᵀ times X. So they are done on X Xᵀ alone, and what they come to is applied
     to X at last: convolutions have far more columns than rows.

@@ -21,13 +21,13 @@ def test_singular_values_come_near_one(shape):
     torch.testing.assert_close(aligned, aligned.diagonal().diag(), atol=1e-4, rtol=0)
 
 
-def test_no_gradient_is_no_step():
+def test_zeros_stay_zeros():
     assert orthogonal(torch.zeros(4, 6)).eq(0).all()
 
 
 def stepped(weight, gradients):
     weight = nn.Parameter(weight.clone())
-    optimizer = Muon([weight], [], lr=0.5, momentum=0.9, share=0.1)
+    optimizer = Muon([weight], [], lr=0.5, momentum=0.9, matrix_share=0.1)
     for value in gradients:
         weight.grad = value.clone(memory_format=torch.preserve_format)
         optimizer.step()
@@ -59,7 +59,7 @@ def test_all_else_takes_steps_of_sgd():
     ours, theirs, unused = nn.Parameter(made(5)), nn.Parameter(made(5)), nn.Parameter(made(5))
     groups = [{"params": [ours, unused], "weight_decay": 0.1}]
     matrix = nn.Parameter(made(2, 3))  # has no gradient, as `unused`
-    optimizer = Muon([matrix], groups, lr=0.5, momentum=0.9, share=0.1)
+    optimizer = Muon([matrix], groups, lr=0.5, momentum=0.9, matrix_share=0.1)
     plain = torch.optim.SGD([theirs], 0.5, 0.9, nesterov=True, weight_decay=0.1)
     for step in range(3):
         ours.grad, theirs.grad = made(5, seed=step), made(5, seed=step)
