@@ -22,9 +22,11 @@ def values_and_gradients(convolution, x, weight, upstream):
 
 @pytest.mark.parametrize(
     ("kernel_size", "stride"),
-    [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)]
-    + [(9, 1), (9, 2)]  # not all taps fit into registers
-    + [(1, 1), (1, 2), (3, 3), (3, 4)],  # no column of `x` is read twice, and some not once
+    [
+        *[(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)],
+        *[(9, 1), (9, 2)],  # not all taps fit into registers
+        *[(1, 1), (1, 2), (3, 3), (3, 4)],  # no column of `x` is read twice, and some not once
+    ],
 )
 @pytest.mark.parametrize(
     "shape",

@@ -19,7 +19,7 @@ from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
 from spaceevo.search.evaluator import SubnetEvaluator
 from spaceevo.space import Space
-from spaceevo.train.loop import Task
+from spaceevo.train.loop import Task, back_propagate, trained_parameters
 from spaceevo.train.supernet import calibrate_supernet, sandwich_objective, train_fp32, train_int8
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
@@ -109,17 +109,11 @@ def test_nothing_in_a_step_waits(precision):
     objective = sandwich_objective(supernet, SANDWICH, precision, 0)
     x = torch.randn(16, 3, 12, 12, device="cuda")
     y = (torch.arange(16) % 4).cuda()
-    parameters = list(supernet.parameters())
-
-    def step():
-        for part in objective(0, x, y):
-            torch.autograd.grad(part.loss(), parameters, allow_unused=True)
-
-    step()  # fills caches
+    back_propagate(objective(0, x, y), trained_parameters)  # fills caches
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step()
+        back_propagate(objective(0, x, y), trained_parameters)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

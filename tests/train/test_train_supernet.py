@@ -20,8 +20,8 @@ from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
 from spaceevo.search.evaluator import SubnetEvaluator
 from spaceevo.space import Space, load_hyperspace, sample_subnet
 from spaceevo.train import supernet as training
-from spaceevo.train.loop import CHECKPOINT_KIND, Task, finish
-from spaceevo.train.supernet import calibrate_supernet, train_fp32, train_int8
+from spaceevo.train.loop import CHECKPOINT_KIND, Task, back_propagate, finish, trained_parameters
+from spaceevo.train.supernet import calibrate_supernet, sandwich_objective, train_fp32, train_int8
 
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.01, weight_decay=0.01)  # 16 steps
 UNSET = 7.0  # no log(scale)
@@ -141,6 +141,27 @@ def test_dropout_is_for_the_largest_alone_and_depends_on_the_step(task):
     seen = watch(again)
     run_fp32(again, task.phase("again"), SANDWICH.model_copy(update={"dropout": 0.25, "largest_alone": 0.0}))
     assert torch.equal(seen[0].dropout(x), masks[0]) and same(supernet, again)
+
+
+@pytest.mark.parametrize("precision", [fp32, int8])
+def test_the_gradients_of_a_step_are_those_of_its_losses(task, precision):
+    found, expected = made_supernet().train(), made_supernet().train()
+    for supernet in (found, expected):
+        calibrate_supernet(supernet, task, 16, 1)
+    x, y = materialise(task.split, 12)
+    parts = sandwich_objective(found, SANDWICH, precision, 0)(0, x[:16], y[:16])
+    losses = back_propagate(parts, trained_parameters)
+    for part in sandwich_objective(expected, SANDWICH, precision, 0)(0, x[:16], y[:16]):
+        loss = part.loss()
+        loss.backward()
+        assert torch.equal(losses[part.label], loss)
+    trained = 0
+    for (name, ours), theirs in zip(found.named_parameters(), expected.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None), name
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad, msg=lambda told, name=name: f"{name}: {told}")
+            trained += 1
+    assert trained > 50
 
 
 def test_subnets_side_by_side_give_the_same_weights(task):
