@@ -99,18 +99,18 @@ class _FakeQuantizeRows(torch.autograd.Function):
 class _FakeQuantizeOnGpu(torch.autograd.Function):
     """By kernels in Triton: float32 on GPUs, with one grid, or one for each index of the first dimension.
 
-    `scale` and `zero_point` are these, or, with a `most`, what they are learned as: `fake_quantize_learned`.
+    `scale` and `zero_point` are these, or, with a `max_scale`, what they are learned as: `fake_quantize_learned`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, levels: Levels, most: float | None, rows: int
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, levels: Levels, max_scale: float | None
     ) -> Tensor:
         from spaceevo.quant.triton_loops import round_values
 
         x, scale = x if _is_dense(x) else x.contiguous(), scale.contiguous()
         ctx.save_for_backward(x, scale, zero_point)
-        ctx.rule = levels, most, rows
+        ctx.rule = levels, max_scale
         return round_values(x, scale, zero_point, *ctx.rule)
 
     @staticmethod
@@ -122,7 +122,7 @@ class _FakeQuantizeOnGpu(torch.autograd.Function):
         of_x, of_scale, of_zero_point = gradients(x, laid_out_as(grads[0], x), scale, zero_point, *ctx.rule)
         _, scale_is_learned, zero_is_learned, *_ = ctx.needs_input_grad
         of_grid = of_scale if scale_is_learned else None, of_zero_point if zero_is_learned else None
-        return of_x, *of_grid, None, None, None
+        return of_x, *of_grid, None, None
 
 
 def fake_quantize(
@@ -150,30 +150,30 @@ def fake_quantize(
     if _is_rows(x, scale, zero_point):
         if x.device.type == "cpu":
             function = _FakeQuantizeRows
-        elif has_learned_kernels(x):
-            return _on_gpu(x, scale, zero_point, levels, None, scale.numel())
+        elif has_gpu_kernels(x):
+            return _on_gpu(x, scale, zero_point, levels, None)
     y: Tensor = function.apply(x, scale, zero_point, levels)
     return y
 
 
-def has_learned_kernels(x: Tensor) -> bool:
+def has_gpu_kernels(x: Tensor) -> bool:
     """Whether there is a `fake_quantize_learned` for `x`."""
     return x.device.type == "cuda" and x.dtype == torch.float32 and has_triton()
 
 
 def fake_quantize_learned(
-    x: Tensor, log_scale: Tensor, offset: Tensor | None, levels: Levels, most: float = math.inf
+    x: Tensor, log_scale: Tensor, offset: Tensor | None, levels: Levels, max_scale: float = math.inf
 ) -> Tensor:
-    """`fake_quantize` with the scale min(exp(log_scale), most) and the zero point −offset / scale, clipped to 0 … 255.
+    """`fake_quantize` with the scale min(exp(log_scale), max_scale), zero point −offset / scale within 0 … 255.
 
     One kernel rounds, and one or two give all gradients; as operations of torch these took 24 kernels.
 
     Args:
-        x: float32, on a GPU; see `has_learned_kernels`.
+        x: float32, on a GPU; see `has_gpu_kernels`.
         log_scale: float32, a scalar, or one for each index of the first dimension of `x`.
         offset: float32, a scalar; None is a zero point of zero, and the only one there is for several scales.
     """
-    return _on_gpu(x, log_scale, offset, levels, most, len(x) if log_scale.dim() else 1)
+    return _on_gpu(x, log_scale, offset, levels, max_scale)
 
 
 def _on_gpu(x: Tensor, *grid: Any) -> Tensor:

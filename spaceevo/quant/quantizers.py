@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spaceevo.quant.fake_quantize import fake_quantize, fake_quantize_learned, has_learned_kernels
+from spaceevo.quant.fake_quantize import fake_quantize, fake_quantize_learned, has_gpu_kernels
 from spaceevo.quant.grids import (
     HSIGMOID_GRID,
     LEVELS,
@@ -114,9 +114,9 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         levels = Levels(0, LEVELS, self.gradient_scale(x), self.kind in RECTIFIERS)
-        if has_learned_kernels(x):
-            most = RELU6_MAX_SCALE if self.kind == "relu6" else math.inf
-            return fake_quantize_learned(x, self.log_scale, self.offset, levels, most)
+        if has_gpu_kernels(x):
+            max_scale = RELU6_MAX_SCALE if self.kind == "relu6" else math.inf
+            return fake_quantize_learned(x, self.log_scale, self.offset, levels, max_scale)
         scale = self.scale()
         return fake_quantize(x, scale, self.zero_point(scale), *levels)
 
@@ -150,7 +150,7 @@ class WeightQuantizer(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         gradient_scale = 1.0 / math.sqrt(weight[0].numel() * WEIGHT_LEVELS)
         levels = Levels(-WEIGHT_LEVELS, WEIGHT_LEVELS, gradient_scale)
-        if has_learned_kernels(weight):
+        if has_gpu_kernels(weight):
             return fake_quantize_learned(weight, self._log_scale(len(weight)), None, levels)
         scale = self.scale(weight.shape[0]).reshape(-1, *(1,) * (weight.dim() - 1))
         return fake_quantize(weight, scale, weight.new_zeros(()), *levels)

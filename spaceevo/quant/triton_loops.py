@@ -22,28 +22,29 @@ _INTEGERS = tl.constexpr(1.5 * 2**23)
 
 
 def round_values(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, levels: Levels, most: float | None, rows: int
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, levels: Levels, max_scale: float | None
 ) -> Tensor:
     """`x` on the grid scale · (q − round(zero point)) of each of its rows.
 
     Args:
-        x: float32, dense, in `rows` equal parts of its memory.
-        scale: float32 [rows], contiguous, in any shape: the scales, or their logarithms.
-        zero_point: float32, one value: the zero point, or minus that times the scale; None is zero.
-        most: the second of each, where scales above it are it; None is the first.
+        x: float32, dense, whose memory is as many equal parts, its rows, as there are scales.
+        scale: float32, contiguous, in any shape: the scale of each row, or with `max_scale` its logarithm.
+        zero_point: float32, one value: the zero point, or with `max_scale` minus that times the scale; None is zero.
+        max_scale: scales above it are it. None: `scale` and `zero_point` are given as they are, else as learned.
     """
     y = torch.empty_like(x)
     if x.numel():
+        rows = scale.numel()
         length = x.numel() // rows
         with torch.cuda.device_of(x):
             _round[(triton.cdiv(length, _BLOCK), rows)](
-                x, y, scale, zero_point, levels.low, levels.high, most, length, block=_BLOCK
+                x, y, scale, zero_point, levels.low, levels.high, max_scale, length, block=_BLOCK
             )
     return y
 
 
 def gradients(
-    x: Tensor, grad: Tensor, scale: Tensor, zero_point: Tensor | None, levels: Levels, most: float | None, rows: int
+    x: Tensor, grad: Tensor, scale: Tensor, zero_point: Tensor | None, levels: Levels, max_scale: float | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of `x`, `scale` and `zero_point`, from that of the values; the arguments are those of `round_values`.
 
@@ -53,14 +54,14 @@ def gradients(
     Returns:
         The last is None where there is no zero point, or more than one row.
     """
-    grad_x = torch.empty_like(x)
+    grad_x, rows = torch.empty_like(x), scale.numel()
     make = torch.empty_like if x.numel() else torch.zeros_like
     of_scale, of_zero_point = make(scale), None if zero_point is None or rows > 1 else make(zero_point)
     if x.numel():
         length = x.numel() // rows
         blocks = triton.cdiv(length, _BLOCK * _BLOCKS)
         sums = x.new_empty(2, rows, blocks) if blocks > 1 else None
-        of_grid = scale, zero_point, most, levels.gradient_scale, of_scale, of_zero_point
+        of_grid = scale, zero_point, max_scale, levels.gradient_scale, of_scale, of_zero_point
         with torch.cuda.device_of(x):
             _back[(blocks, rows)](
                 x, grad, grad_x, levels.low, levels.high, sums, *of_grid, length,
@@ -84,26 +85,26 @@ def _clipped(x, lowest, highest):
 
 
 @triton.jit
-def _grid(scale, zero_point, most, row):
+def _grid(scale, zero_point, max_scale, row):
     """Step and zero point of a row."""
     step = tl.load(scale + row)
-    if most is not None:
-        step = tl.minimum(tl.exp(step), most, propagate_nan=tl.PropagateNan.ALL)
+    if max_scale is not None:
+        step = tl.minimum(tl.exp(step), max_scale, propagate_nan=tl.PropagateNan.ALL)
     zero = 0.0
     if zero_point is not None:
         zero = tl.load(zero_point)
-        if most is not None:
+        if max_scale is not None:
             zero = _clipped(tl.div_rn(-zero, step), 0.0, 255.0)
         zero = _nearest(zero)
     return step, zero
 
 
 @triton.jit
-def _round(x, y, scale, zero_point, low, high, most, length, block: tl.constexpr):
+def _round(x, y, scale, zero_point, low, high, max_scale, length, block: tl.constexpr):
     row = tl.program_id(1)
     index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     place = row.to(tl.int64) * length + index
-    step, zero = _grid(scale, zero_point, most, row)
+    step, zero = _grid(scale, zero_point, max_scale, row)
     value = tl.load(x + place, mask=index < length)
     rounded = _nearest(_clipped(value * tl.div_rn(1.0, step), low - zero, high - zero)) * step
     tl.store(y + place, rounded, mask=index < length)
@@ -111,11 +112,11 @@ def _round(x, y, scale, zero_point, low, high, most, length, block: tl.constexpr
 
 @triton.jit
 def _back(
-    x, grad, grad_x, low, high, sums, scale, zero_point, most, gradient_scale, of_scale, of_zero_point, length,
+    x, grad, grad_x, low, high, sums, scale, zero_point, max_scale, gradient_scale, of_scale, of_zero_point, length,
     rectified: tl.constexpr, block: tl.constexpr, blocks: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1)
-    step, zero = _grid(scale, zero_point, most, row)
+    step, zero = _grid(scale, zero_point, max_scale, row)
     inverse = tl.div_rn(1.0, step)
     bottom, top = (low - zero - 0.5) * step, (high - zero + 0.5) * step
     products, missed = tl.zeros((block,), tl.float32), tl.zeros((block,), tl.float32)
@@ -134,7 +135,7 @@ def _back(
         missed += passed - upstream
     if sums is None:
         _store_gradients(
-            tl.sum(products, 0), tl.sum(missed, 0), scale, zero_point, most, gradient_scale,
+            tl.sum(products, 0), tl.sum(missed, 0), scale, zero_point, max_scale, gradient_scale,
             of_scale, of_zero_point, row,
         )  # fmt: skip
     else:
@@ -145,7 +146,7 @@ def _back(
 
 @triton.jit
 def _add_up(
-    sums, scale, zero_point, most, gradient_scale, of_scale, of_zero_point, count, block: tl.constexpr
+    sums, scale, zero_point, max_scale, gradient_scale, of_scale, of_zero_point, count, block: tl.constexpr
 ):  # fmt: skip
     """The gradients of a row from the sums of the programs of `_back`, `count` of each kind."""
     row = tl.program_id(0)
@@ -156,26 +157,26 @@ def _add_up(
         products += tl.load(sums + place, mask=index < count, other=0.0)
         missed += tl.load(sums + tl.num_programs(0) * count + place, mask=index < count, other=0.0)
     _store_gradients(
-        tl.sum(products, 0), tl.sum(missed, 0), scale, zero_point, most, gradient_scale,
+        tl.sum(products, 0), tl.sum(missed, 0), scale, zero_point, max_scale, gradient_scale,
         of_scale, of_zero_point, row,
     )  # fmt: skip
 
 
 @triton.jit
 def _store_gradients(
-    products, missed, scale, zero_point, most, gradient_scale, of_scale, of_zero_point, row
+    products, missed, scale, zero_point, max_scale, gradient_scale, of_scale, of_zero_point, row
 ):  # fmt: skip
     """Gradients from the sums of grad · y − grad_x · x and of grad_x − grad."""
-    step, _ = _grid(scale, zero_point, most, row)
+    step, _ = _grid(scale, zero_point, max_scale, row)
     of_step = tl.div_rn(products, step) * gradient_scale
     if of_zero_point is not None:
         of_zero = missed * step * gradient_scale
-        if most is not None:
+        if max_scale is not None:
             exact = tl.div_rn(-tl.load(zero_point), step)
             of_zero = tl.where((exact >= 0) & (exact <= 255), of_zero, 0.0)
             of_step -= of_zero * tl.div_rn(exact, step)
             of_zero = tl.div_rn(-of_zero, step)
         tl.store(of_zero_point, of_zero)
-    if most is not None:
-        of_step = tl.where(tl.exp(tl.load(scale + row)) <= most, of_step * step, 0.0)
+    if max_scale is not None:
+        of_step = tl.where(tl.exp(tl.load(scale + row)) <= max_scale, of_step * step, 0.0)
     tl.store(of_scale + row, of_step)

@@ -34,8 +34,7 @@ def test_values_and_gradients(grid, shape, memory_format):
     for leaf in learned:
         leaf.requires_grad_()
     results = []
-    rows = leaves[1].numel()
-    for function, on_gpu in ((_FakeQuantize, ()), (_FakeQuantizeOnGpu, (None, rows))):
+    for function, on_gpu in ((_FakeQuantize, ()), (_FakeQuantizeOnGpu, (None,))):
         y = function.apply(*leaves, Levels(low, high, 0.5, rectified), *on_gpu)
         results.append((y, *torch.autograd.grad(y, learned, upstream)))
     for theirs, ours in zip(*results, strict=True):
@@ -46,7 +45,7 @@ def test_values_and_gradients(grid, shape, memory_format):
 def test_ties_go_to_the_even_one():
     x = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5, 254.5, 255.5, 1e30, -1e30], device=DEVICE)
     one, none = torch.ones((), device=DEVICE), torch.zeros((), device=DEVICE)
-    y = _FakeQuantizeOnGpu.apply(x, one, none, Levels(-127, 255), None, 1)
+    y = _FakeQuantizeOnGpu.apply(x, one, none, Levels(-127, 255), None)
     assert y.tolist() == [0, 2, 2, 0, -2, 254, 255, 255, -127]
 
 
@@ -54,14 +53,14 @@ def test_ties_go_to_the_even_one():
 def test_what_is_not_a_number_stays_so(zero_point):
     x = torch.tensor([float("nan"), 1.0], device=DEVICE)
     scale, zero = torch.tensor(0.1, device=DEVICE), torch.tensor(zero_point, device=DEVICE)
-    y = _FakeQuantizeOnGpu.apply(x, scale, zero, Levels(0, 255), None, 1)
+    y = _FakeQuantizeOnGpu.apply(x, scale, zero, Levels(0, 255), None)
     assert y.isnan().tolist() == [True, zero_point != 3.0]
 
 
 def test_nothing_to_round():
     x = torch.zeros(0, 3, 2, 2, device=DEVICE, requires_grad=True)
     scale = torch.ones((), device=DEVICE, requires_grad=True)
-    y = _FakeQuantizeOnGpu.apply(x, scale, torch.zeros((), device=DEVICE), Levels(0, 255), None, 1)
+    y = _FakeQuantizeOnGpu.apply(x, scale, torch.zeros((), device=DEVICE), Levels(0, 255), None)
     of_x, of_scale = torch.autograd.grad(y.sum(), (x, scale))
     assert of_x.shape == x.shape
     assert of_scale == 0
@@ -70,7 +69,7 @@ def test_nothing_to_round():
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """Quantizers whose tensors are anywhere take the kernels."""
-    return lambda: monkeypatch.setattr("spaceevo.quant.quantizers.has_learned_kernels", lambda x: True)
+    return lambda: monkeypatch.setattr("spaceevo.quant.quantizers.has_gpu_kernels", lambda x: True)
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 7, 4), (6, 20, 31, 29)])  # summed by one program, by several
