@@ -44,7 +44,7 @@ from spaceevo.train.losses import noise_to_signal
 
 RECALIBRATION_BATCH = 128
 # Log-odds of an error for each unit of summed loss, about the middle of what trained supernets of the embedded default
-# show: 0.5 at their lowest resolution, 2.3 at the highest (docs/comparison.md).
+# show: 0.5 at their lowest resolution, 2.3 at the highest (docs/findings.md).
 LOG_ODDS_PER_LOSS = 1.5
 
 Features = Sequence[Mapping[str, Tensor]]  # of each batch, by stage
