@@ -38,8 +38,9 @@ class Contender:
 
     @property
     def name(self) -> str:
-        """`evolved`, or the block type of a uniform space."""
-        return EVOLVED if self.evolved else self.space.hyperspace.block_types[self.space.block_types[0]].block
+        """`evolved`, or its block types, each once: one for a uniform space."""
+        types = self.space.hyperspace.block_types
+        return EVOLVED if self.evolved else ", ".join(dict.fromkeys(types[i].block for i in self.space.block_types))
 
     @cached_property
     def accuracies(self) -> Floats:

@@ -8,9 +8,9 @@ import pytest
 
 from spaceevo.artifacts import Record, write_json, write_table
 from spaceevo.config import ReportParams
-from spaceevo.report.comparison import Comparison, read_comparison, write_comparison
+from spaceevo.report.comparison import Comparison, Contender, read_comparison, write_comparison
 from spaceevo.search.comparison import BEST, OUTCOMES_KIND, RANDOM, uniform_space
-from spaceevo.space import load_hyperspace
+from spaceevo.space import load_hyperspace, parse_space
 
 HYPERSPACE = load_hyperspace("tiny")
 EVOLVED_SPACE = "tiny-4664-1222"
@@ -56,6 +56,11 @@ def comparison(tmp_path: Path) -> Comparison:
             "uniform5": [[nan, nan, 0.60, 0.99, 0.99], [nan, nan, 0.60, 0.99, 0.99]],
         },
     )
+
+
+def test_a_space_of_several_block_types_is_named_after_them() -> None:
+    contender = Contender(parse_space("tiny-5501-0000"), False, ())
+    assert contender.name == "fused_mbconv_res, mobilenetv1_dual, mobilenetv2_res"
 
 
 def test_figures_by_hand(comparison: Comparison) -> None:
