@@ -92,10 +92,10 @@ class Comparison:
     def advantage(self) -> tuple[float, float]:
         """Of the evolved space over the best uniform one, mean of budgets and seeds, and its standard error.
 
-        The error counts both spaces' variation over seeds; NaN where there is one seed alone.
+        The error counts both spaces' variation over seeds; NaN where one of them has one seed alone.
         """
         ours, theirs = self.evolved.means, self.best_uniform.means
-        if len(ours) < 2:
+        if min(len(ours), len(theirs)) < 2:
             return float(ours.mean() - theirs.mean()), float("nan")
         error = np.sqrt(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs))
         return float(ours.mean() - theirs.mean()), float(error)

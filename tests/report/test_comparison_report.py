@@ -92,8 +92,9 @@ def test_the_summary_says_so(comparison: Comparison, tmp_path: Path) -> None:
         assert f"({name}.png)" in text
 
 
-def test_one_seed_has_no_error(tmp_path: Path) -> None:
-    one = written(tmp_path, {"evolved": [[0.8] * 5], "uniform0": [[0.7] * 5]})
+@pytest.mark.parametrize(("ours", "theirs"), [(1, 1), (1, 2), (2, 1)])
+def test_one_seed_has_no_error(tmp_path: Path, ours: int, theirs: int) -> None:
+    one = written(tmp_path, {"evolved": [[0.8] * 5] * ours, "uniform0": [[0.7] * 5] * theirs})
     advantage, error = one.advantage
     assert advantage == pytest.approx(0.1) and np.isnan(error)
     write_comparison(one, {EVOLVED_SPACE: 1.0, one.uniform[0].space.code: 0.5}, ReportParams(), tmp_path / "summary.md")
