@@ -22,8 +22,7 @@ from spaceevo.latency.devices import read_own_predictor
 from spaceevo.progress import progress
 from spaceevo.report.comparison import Comparison, read_comparison
 from spaceevo.scripting import run
-from spaceevo.search.block_losses import LOG_ODDS_PER_LOSS
-from spaceevo.search.lut import LUT_KIND, build_lut
+from spaceevo.search.lut import LOG_ODDS_PER_LOSS, LUT_KIND, build_lut
 from spaceevo.search.score import make_scorer
 from spaceevo.space import IMAGE_CHANNELS, Space, StageChoice, Subnet, parse_stage, sample_stage
 

@@ -212,6 +212,10 @@ class QTSettings(Section):
         0.08, description="t: share within the budget from which on a space is not punished"
     )
     exponent: Annotated[float, Field(ge=0)] = Field(0.01, description="a: how hard it is punished below")
+    quality: Literal["inverse", "odds"] = Field(
+        "inverse",
+        description="what a mean loss q within a budget is worth: 1 / q, as in the release, or odds of being right",
+    )
     latency: Literal["predicted", "table"] = Field(
         "predicted", description="latency of stages: by the device's predictor, or as a published LUT lists it"
     )

@@ -33,6 +33,10 @@ def score(
     top: Annotated[int, typer.Option(min=1, help="Of those within a budget, how many of the least loss count.")] = 50,
     target_share: Annotated[float, typer.Option(min=1e-6, max=1, help="t: share within that is not punished.")] = 0.08,
     exponent: Annotated[float, typer.Option(min=0, help="a: how hard a smaller share is punished.")] = 0.01,
+    quality: Annotated[
+        Literal["inverse", "odds"],
+        typer.Option(help="What a mean loss q within a budget is worth: 1 / q, as in the release, or odds."),
+    ] = "inverse",
     classes: Annotated[int, typer.Option(min=1, help="Classes of the network, for the latency of its head.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the spaces that the error is estimated on.")] = 0,
     as_json: AsJson = False,
@@ -45,6 +49,7 @@ def score(
         "top": min(top, samples),
         "target_share": target_share,
         "exponent": exponent,
+        "quality": quality,
         "latency": "table" if device is None else "predicted",
     }
     guarded(partial(_score, code, lut, sorted(budget), device, settings, fixed_ms, classes, seed, as_json), debug)

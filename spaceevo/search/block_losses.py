@@ -37,15 +37,13 @@ from spaceevo.nn.student import StageStudent, least_squares
 from spaceevo.nn.teacher import Teacher, Teachers
 from spaceevo.progress import progress
 from spaceevo.quant.quantizers import int8
+from spaceevo.search.lut import LOG_ODDS_PER_LOSS
 from spaceevo.space import Stage, StageChoice, StageOptions, format_stage, measured_choices
 from spaceevo.train.blocks import Students, teacher_features
 from spaceevo.train.evaluate import EVALUATION_BATCH, accelerator_device, recalibrate
 from spaceevo.train.losses import noise_to_signal
 
 RECALIBRATION_BATCH = 128
-# Log-odds of an error for each unit of summed loss, about the middle of what trained supernets of the embedded default
-# show: 0.5 at their lowest resolution, 2.3 at the highest (docs/findings.md).
-LOG_ODDS_PER_LOSS = 1.5
 
 Features = Sequence[Mapping[str, Tensor]]  # of each batch, by stage
 

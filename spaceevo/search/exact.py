@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from spaceevo.config import QTSettings
 from spaceevo.progress import progress
 from spaceevo.search.lut import AccuracyLut, Floats, StageKey
-from spaceevo.search.score import Scorer, SpaceScore
+from spaceevo.search.score import Scorer, SpaceScore, quality
 from spaceevo.space import Space, count_spaces
 
 CHUNK = 2048  # partial spaces that are continued at once
@@ -186,7 +186,7 @@ class _Bound:
             end = np.clip(point, fewest, most_likely)
             loss = self._loss(log_loss, self.beta, self.gamma, np.minimum(end, self.mass))
             punishment = np.maximum(1.0, (self.settings.target_share / end) ** self.settings.exponent)
-            most = np.maximum(most, 1.0 / (punishment * np.maximum(loss, 1e-9)))
+            most = np.maximum(most, quality(loss, self.settings) / punishment)
         return np.where(share < fewest, 0.0, most)
 
 

@@ -24,6 +24,9 @@ from spaceevo.space import Hyperspace, Space, StageOptions, parse_stage
 from spaceevo.space.hyperspace import Stage
 
 LUT_KIND = "accuracy_lut"
+# Log-odds of an error for each unit of summed loss, as subnets of six trained supernets have it, at the same resolution
+# and in the same space (docs/findings.md).
+LOG_ODDS_PER_LOSS = 0.9
 ANY = 0  # the width of stages that are drawn independently
 
 Floats = npt.NDArray[np.float64]

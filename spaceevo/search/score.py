@@ -1,11 +1,14 @@
 """The Q-T score: how quantization-friendly a space is under latency budgets (SpaceEvo, section 4).
 
 The score is defined by sampling: draw `samples` subnets of a space; p is the share of them within the budget T, q the
-mean loss of the best `top` of those; the score is Σ over budgets of 1 / (max(1, (t / p)^a) · q). Nothing is drawn
-here. With many samples, q tends to the mean loss of the part within T of least loss whose probability is top / samples
-(of everything within T, where that is less probable), so that p and q follow from the joint distribution of loss and
-latency. A stage's candidates are equally likely, resolutions too. Small tables are enumerated, large ones summed in
-Fourier space (`spaceevo.search.spectra`).
+mean loss of the best `top` of those; the score is Σ over budgets of Q(q) / max(1, (t / p)^a). The published quality Q
+is 1 / q. It depends on what level losses are at: where they are small, the fast budgets hardly count. By odds, Q is
+e^(-λq), λ the log-odds of an error for a unit of loss: the odds of being right against those of a lossless subnet.
+
+Nothing is drawn here. With many samples, q tends to the mean loss of the part within T of least loss whose probability
+is top / samples (of everything within T, where that is less probable), so that p and q follow from the joint
+distribution of loss and latency. A stage's candidates are equally likely, resolutions too. Small tables are enumerated,
+large ones summed in Fourier space (`spaceevo.search.spectra`).
 """
 
 from __future__ import annotations
@@ -13,18 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from spaceevo.config import QTSettings
-from spaceevo.search.lut import AccuracyLut, Floats, Integers, smallest_latency
+from spaceevo.search.lut import LOG_ODDS_PER_LOSS, AccuracyLut, Floats, Integers, smallest_latency
 from spaceevo.search.spectra import Complexes, SparseSpectrum, Spectrum
 from spaceevo.space import Space, sample_space
 
 NEARNESS = 4.0  # of the rooms of budgets that share a spectrum
 ERROR_CHECKS = 5  # random spaces on which the error is measured
 LEAST_ERROR = 1e-5  # relative, stated at least
+LEAST_LOSS = 1e-9  # what is below counts as that: bounds of losses can be negative
 MAX_ENUMERATED = 20_000  # combinations of candidates per space, over all resolutions
 
 
@@ -76,6 +80,12 @@ def most_combinations(lut: AccuracyLut) -> float:
     return total
 
 
+def quality(loss: Floats | float, settings: QTSettings) -> Any:
+    """What mean losses within a budget are worth; the larger, the better. Of the losses' shape."""
+    loss = np.maximum(loss, LEAST_LOSS)
+    return np.exp(-LOG_ODDS_PER_LOSS * loss) if settings.quality == "odds" else 1.0 / loss
+
+
 def qt_score(
     shares: Sequence[float], losses: Sequence[float], settings: QTSettings, relative_error: float = 0.0
 ) -> SpaceScore:
@@ -85,7 +95,7 @@ def qt_score(
     for share, loss in zip(shares, losses, strict=True):
         reached = share * settings.samples >= 1.0
         if reached:
-            score += 1.0 / (max(1.0, (settings.target_share / share) ** settings.exponent) * loss)
+            score += float(quality(loss, settings)) / max(1.0, (settings.target_share / share) ** settings.exponent)
         kept.append(float(loss) if reached else math.inf)
     shares = tuple(float(share) for share in shares)
     return SpaceScore(score, shares, tuple(kept), score * relative_error)

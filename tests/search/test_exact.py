@@ -14,9 +14,11 @@ SETTINGS = QTSettings(samples=1000, top=20, target_share=0.3, exponent=0.05)
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("shares", [(0.3,), (0.02, 0.5)])
-def test_it_is_the_best_of_all(lut, seed, shares):
+@pytest.mark.parametrize("quality", ["inverse", "odds"])
+def test_it_is_the_best_of_all(lut, seed, shares, quality):
     table = made_lut(lut.hyperspace, samples=3, seed=seed)
-    scorer = EnumeratingScorer(table, quantiles(table, *shares), SETTINGS)
+    settings = SETTINGS.model_copy(update={"quality": quality})
+    scorer = EnumeratingScorer(table, quantiles(table, *shares), settings)
     scores = {space: scorer(space).score for space in enumerate_spaces(table.hyperspace)}
     best = max(scores, key=scores.get)
     for good in (best, min(scores, key=scores.get)):
@@ -52,8 +54,10 @@ def test_bounds_exclude_most_spaces(many):
 
 
 @pytest.mark.parametrize("share", [0.005, 0.1, 0.6])
+@pytest.mark.parametrize("quality", ["inverse", "odds"])
 @pytest.mark.parametrize("settings", [SETTINGS, QTSettings(samples=500, top=100, target_share=0.08, exponent=1.0)])
-def test_no_score_is_above_its_bound(many, share, settings):
+def test_no_score_is_above_its_bound(many, share, settings, quality):
+    settings = settings.model_copy(update={"quality": quality})
     budgets = quantiles(many, share)
     scorer = EnumeratingScorer(many, budgets, settings)
     rng = np.random.default_rng(0)

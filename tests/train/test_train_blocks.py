@@ -18,7 +18,8 @@ from spaceevo.nn.store import TeacherAccuracy
 from spaceevo.nn.teacher import SubnetTeacher
 from spaceevo.quant.calibrate import Observer
 from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
-from spaceevo.search.block_losses import LOG_ODDS_PER_LOSS, measure_block_losses, resolution_costs
+from spaceevo.search.block_losses import measure_block_losses, resolution_costs
+from spaceevo.search.lut import LOG_ODDS_PER_LOSS
 from spaceevo.space import Space, parse_hyperspace, parse_stage, sample_stage
 from spaceevo.train import blocks as distillation
 from spaceevo.train.blocks import Students, distill, student_key, teacher_features
