@@ -186,7 +186,8 @@ class _Bound:
             end = np.clip(point, fewest, most_likely)
             loss = self._loss(log_loss, self.beta, self.gamma, np.minimum(end, self.mass))
             punishment = np.maximum(1.0, (self.settings.target_share / end) ** self.settings.exponent)
-            most = np.maximum(most, quality(loss, self.settings) / punishment)
+            with np.errstate(over="ignore"):  # an infinite bound excludes nothing
+                most = np.maximum(most, quality(loss, self.settings) / punishment)
         return np.where(share < fewest, 0.0, most)
 
 

@@ -28,7 +28,7 @@ from spaceevo.space import Space, sample_space
 NEARNESS = 4.0  # of the rooms of budgets that share a spectrum
 ERROR_CHECKS = 5  # random spaces on which the error is measured
 LEAST_ERROR = 1e-5  # relative, stated at least
-LEAST_LOSS = 1e-9  # what is below counts as that: bounds of losses can be negative
+LEAST_LOSS = 1e-9  # whose inverse counts for what is below: bounds of losses can be negative
 MAX_ENUMERATED = 20_000  # combinations of candidates per space, over all resolutions
 
 
@@ -82,8 +82,9 @@ def most_combinations(lut: AccuracyLut) -> float:
 
 def quality(loss: Floats | float, settings: QTSettings) -> Any:
     """What mean losses within a budget are worth; the larger, the better. Of the losses' shape."""
-    loss = np.maximum(loss, LEAST_LOSS)
-    return np.exp(-LOG_ODDS_PER_LOSS * loss) if settings.quality == "odds" else 1.0 / loss
+    if settings.quality == "odds":
+        return np.exp(-LOG_ODDS_PER_LOSS * np.asarray(loss))
+    return 1.0 / np.maximum(loss, LEAST_LOSS)
 
 
 def qt_score(
