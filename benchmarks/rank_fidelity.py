@@ -7,6 +7,7 @@ of a finished comparison, `snakemake results/<device>/comparison/summary.md`, wh
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from spaceevo.artifacts import read_table
 from spaceevo.latency.devices import read_own_predictor
 from spaceevo.progress import progress
 from spaceevo.report.comparison import Comparison, read_comparison
+from spaceevo.report.results import SEQNETS
 from spaceevo.scripting import run
 from spaceevo.search.lut import LOG_ODDS_PER_LOSS, LUT_KIND, build_lut
 from spaceevo.search.score import make_scorer
@@ -42,7 +44,7 @@ def main(
     """Compare with the INT8 accuracy that the supernets in `results`, made with `params`, give."""
     torch.set_num_threads(threads)
     finished = finished_run(results, device, params)
-    drawn = _subnets(finished, subnets, seed)
+    drawn, stages = _subnets(finished, subnets, seed)
     groups = {"all": drawn, **{f"{resolution} pixels": group for resolution, group in drawn.groupby("resolution")}}
     taus: dict[str, dict[str, float]] = {
         name: {proxy: _tau(sign * group[proxy], group["accuracy"]) for proxy, sign in PROXIES.items()}
@@ -53,10 +55,12 @@ def main(
         ("subnets", "less loss", "less nsr", "more MACs", "least lossy third, accuracy", "most lossy third, accuracy"),
         [(name, *(f"{tau:.3f}" for tau in taus[name].values()), *_thirds(group)) for name, group in groups.items()],
     )
-    slope, raised = _log_odds(drawn)
+    (slope,), raised = _slopes(drawn, ["loss"]), _raised(drawn)
     print(f"\nLog-odds of an error: {slope:.2f} per unit of loss within a resolution; above the largest one:")
     for resolution, (found, priced) in raised.items():
         print(f"  {resolution} pixels: {found:+.2f}, priced as {priced:+.2f}")
+    by_stage = dict(zip(stages, _slopes(drawn, stages), strict=True))
+    print("By the stage that loses it: " + ", ".join(f"{stage} {found:.2f}" for stage, found in by_stage.items()))
     checks = [
         Check(f"subnets: τ at least {SUBNETS_TAU}", f"{taus['all']['loss']:.3f}", taus["all"]["loss"] >= SUBNETS_TAU)
     ]
@@ -66,12 +70,13 @@ def main(
         "subnets": drawn.to_dict("list"),
         "tau_of_subnets": taus,
         "log_odds_per_loss": slope,
+        "log_odds_per_loss_of_stages": by_stage,
         "log_odds_of_resolutions": raised,
     }
     outcomes = sorted((finished.folder / "comparison").glob("*/outcomes_*.parquet"))
     if len({path.parent for path in outcomes}) >= fewest_spaces:
         comparison = read_comparison(device, finished.folder / "space.json", outcomes)
-        spaces = _spaces(finished, comparison)
+        spaces, within = _spaces(finished, comparison)
         tau = _tau(spaces["score"], spaces["accuracy"])
         print_table(
             "Spaces: Q-T score, and INT8 accuracy of the best subnets, mean of all budgets and seeds",
@@ -81,8 +86,14 @@ def main(
                 for row in spaces.sort_values("score", ascending=False).to_dict("records")
             ],
         )
+        correlations = {str(name): float(cells["loss"].corr(cells["odds"])) for name, cells in within.groupby("budget")}
+        print_table(
+            "Spaces: correlation of the loss within a budget and the log-odds of an error of the best subnet there",
+            tuple(correlations),
+            [tuple(f"{found:.2f}" for found in correlations.values())],
+        )
         checks.append(Check(f"{len(spaces)} spaces: τ at least {SPACES_TAU}", f"{tau:.3f}", tau >= SPACES_TAU))
-        content |= {"spaces": spaces.to_dict("list"), "tau_of_spaces": tau}
+        content |= {"spaces": spaces.to_dict("list"), "tau_of_spaces": tau, "correlations_within_budgets": correlations}
     print_checks(checks)
     write_result("rank_fidelity", content, checks)
 
@@ -91,20 +102,25 @@ def _tau(first: pd.Series[float], second: pd.Series[float]) -> float:
     return float(kendalltau(first, second).statistic)
 
 
-def _log_odds(drawn: pd.DataFrame) -> tuple[float, dict[int, tuple[float, float]]]:
-    """Log-odds of an error: by how much they rise with the loss, and between resolutions.
+def _odds(accuracy: pd.Series[float]) -> pd.Series[float]:
+    """Log-odds of an error."""
+    wrong = (1 - accuracy).clip(1e-4, 1 - 1e-4)
+    return wrong.map(lambda share: math.log(share / (1 - share)))
 
-    Returns:
-        Least-squares slope within resolutions; and for each resolution how far the mean is above that of the largest,
-        found and as the loss prices it.
-    """
-    wrong = (1 - drawn["accuracy"]).clip(1e-4, 1 - 1e-4)
-    table = drawn.assign(odds=np.log(wrong / (1 - wrong)))[["resolution", "loss", "odds"]]
-    means = table.groupby("resolution").mean()
-    within = table[["loss", "odds"]] - means.loc[table["resolution"]].set_axis(table.index)
+
+def _slopes(drawn: pd.DataFrame, losses: list[str]) -> list[float]:
+    """By how much log-odds of an error rise within a resolution for a unit of each of these columns: least squares."""
+    table = drawn[losses].assign(odds=_odds(drawn["accuracy"]))
+    centred = table - table.groupby(drawn["resolution"]).transform("mean")
+    found, *_ = np.linalg.lstsq(centred[losses].to_numpy(), centred["odds"].to_numpy(), rcond=None)
+    return [float(slope) for slope in found]
+
+
+def _raised(drawn: pd.DataFrame) -> dict[int, tuple[float, float]]:
+    """By how much a resolution's mean log-odds of an error are above the largest one's, and as the loss prices it."""
+    means = drawn[["loss"]].assign(odds=_odds(drawn["accuracy"])).groupby(drawn["resolution"]).mean()
     above = means - means.loc[means.index.max()]
-    raised = {int(r): (float(row["odds"]), float(LOG_ODDS_PER_LOSS * row["loss"])) for r, row in above.iterrows()}
-    return float((within["loss"] * within["odds"]).sum() / (within["loss"] ** 2).sum()), raised
+    return {int(r): (float(row["odds"]), float(LOG_ODDS_PER_LOSS * row["loss"])) for r, row in above.iterrows()}
 
 
 def _thirds(drawn: pd.DataFrame) -> tuple[str, str]:
@@ -114,10 +130,12 @@ def _thirds(drawn: pd.DataFrame) -> tuple[str, str]:
     return f"{100 * accuracy[:third].mean():.2f} %", f"{100 * accuracy[-third:].mean():.2f} %"
 
 
-def _subnets(finished: FinishedRun, count: int, seed: int) -> pd.DataFrame:
-    """Random subnets of LUT entries: columns subnet, resolution, sums of loss, nsr and macs, and INT8 test accuracy.
+def _subnets(finished: FinishedRun, count: int, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """Random subnets of LUT entries, and the stages whose losses are added up.
 
-    On all of test, which no choice is made on here: on the search's fewer pictures, noise would pass for disagreement.
+    Columns subnet, resolution, sums of loss, nsr and macs, INT8 test accuracy, and each of those stages' loss.
+    Accuracy is on all of test, which no choice is made on here: on the search's fewer pictures, noise would pass for
+    disagreement.
     """
     supernet = finished.supernet()
     space = supernet.space
@@ -129,22 +147,26 @@ def _subnets(finished: FinishedRun, count: int, seed: int) -> pd.DataFrame:
     rows = []
     with progress("subnets", count) as tick:
         for number in range(count):
-            subnet, sums = _draw(space, groups, rng)
-            rows.append((subnet.code, subnet.resolution, *sums, evaluator.accuracy(subnet)))
+            subnet, parts = _draw(space, groups, rng)
+            sums = {proxy: float(sum(part[proxy] for part in parts)) for proxy in PROXIES}
+            losses = {part["stage"]: float(part["loss"]) for part in parts}
+            known = {"subnet": subnet.code, "resolution": subnet.resolution, **sums}
+            rows.append({**known, "accuracy": evaluator.accuracy(subnet), **losses})
             tick(number + 1)
-    return pd.DataFrame(rows, columns=["subnet", "resolution", *PROXIES, "accuracy"])
+    return pd.DataFrame(rows), list(losses)
 
 
 def _draw(
     space: Space, groups: dict[tuple[object, ...], pd.DataFrame], rng: np.random.Generator
-) -> tuple[Subnet, tuple[float, ...]]:
-    """A subnet whose stages are in the LUT, drawn one after the other, and what `PROXIES` sums over them.
+) -> tuple[Subnet, list[pd.Series[Any]]]:
+    """A subnet whose stages are in the LUT, drawn one after the other, and their rows there.
 
     Of a stage that is not searched, and is not in the LUT, any choice is drawn.
     """
     resolution = int(rng.choice(space.hyperspace.block_kd_resolutions))
     stages: list[StageChoice] = []
-    drawn, searched, arriving = [], iter(zip(space.block_types, space.windows, strict=True)), IMAGE_CHANNELS
+    drawn: list[pd.Series[Any]] = []
+    searched, arriving = iter(zip(space.block_types, space.windows, strict=True)), IMAGE_CHANNELS
     for options in space.options:
         type_and_window = next(searched) if options.stage.searched else (0, 0)
         key = (options.stage.name, *type_and_window, arriving, resolution)
@@ -155,29 +177,36 @@ def _draw(
         else:
             stages.append(sample_stage(options, rng))
         arriving = stages[-1][-1].width
-    sums = tuple(float(sum(row[proxy] for row in drawn)) for proxy in PROXIES)
-    return Subnet(resolution, tuple(stages)), sums
+    return Subnet(resolution, tuple(stages)), drawn
 
 
-def _spaces(finished: FinishedRun, comparison: Comparison) -> pd.DataFrame:
-    """Columns space, blocks, score and accuracy (mean over budgets and seeds, budgets out of reach as chance)."""
-    contenders = (comparison.evolved, *comparison.uniform)
+def _spaces(finished: FinishedRun, comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of each space, and of each space within each budget.
+
+    Returns:
+        Columns space, blocks, score and accuracy (mean over budgets and seeds, budgets out of reach as chance); and
+        columns budget, loss as it is scored, and odds, the log-odds of an error of the best subnets (mean of seeds).
+    """
     hyperspace, settings = comparison.evolved.space.hyperspace, finished.params.space.score
     predictor = read_own_predictor(finished.folder / "latency_predictor.json")
     classes = len(finished.split("val").classes)
     rows = read_table(finished.results / "blocks" / "lut.parquet", LUT_KIND)
     lut = build_lut(rows, hyperspace, predictor, classes, settings)
     scorer = make_scorer(lut, comparison.budgets_ms, settings, finished.params.seed)
-    found = [
-        {
-            "space": contender.space.code,
-            "blocks": contender.name,
-            "score": scorer(contender.space).score,
-            "accuracy": float(np.nan_to_num(contender.accuracies, nan=1 / classes).mean()),
-        }
-        for contender in contenders
-    ]
-    return pd.DataFrame(found)
+    spaces, cells = [], []
+    for contender in (comparison.evolved, *comparison.uniform):
+        score = scorer(contender.space)
+        accuracy = pd.Series(np.nan_to_num(contender.accuracies, nan=1 / classes).mean(0))
+        spaces.append(
+            {
+                "space": contender.space.code,
+                "blocks": contender.name,
+                "score": score.score,
+                "accuracy": float(accuracy.mean()),
+            }
+        )
+        cells.append(pd.DataFrame({"budget": SEQNETS, "loss": score.losses, "odds": _odds(accuracy)}))
+    return pd.DataFrame(spaces), pd.concat(cells)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def settings_of(**changes):
         ((0.0, 0.6), (INFINITY, 2.0), {}, 1 / 2, (INFINITY, 2.0)),  # out of reach: adds nothing
         ((0.009,), (2.0,), {}, 0.0, (INFINITY,)),  # of 100 samples, none to speak of
         ((0.4, 0.8), (2.5, 1.5), {"quality": "odds"}, np.exp(-0.9 * 2.5) + np.exp(-0.9 * 1.5), (2.5, 1.5)),
+        ((0.4,), (-0.5,), {"quality": "odds"}, np.exp(0.9 * 0.5), (-0.5,)),
         ((0.2,), (4.0,), {"quality": "odds", "target_share": 0.8, "exponent": 0.5}, np.exp(-0.9 * 4) / 2, (4.0,)),
         ((0.0, 0.6), (INFINITY, 2.0), {"quality": "odds"}, np.exp(-0.9 * 2), (INFINITY, 2.0)),
     ],
