@@ -94,20 +94,18 @@ class Recipe(Section):
     """How a module is optimised: linear warm-up, cosine decay to zero."""
 
     optimizer: Literal["adamw", "sgd", "muon"] = Field(
-        "adamw", description="sgd: with a Nesterov momentum of 0.9; muon: sgd, with orthogonal steps of matrices"
+        "adamw", description="sgd: with a Nesterov momentum of 0.9; muon: sgd, with orthogonal steps of weights"
     )
     epochs: Annotated[float, Field(gt=0)] = Field(description="passes over the training split; may be a fraction")
     batch_size: Positive = Field(description="images per step, over all processes together")
     learning_rate: Annotated[float, Field(gt=0)] = Field(description="its peak")
     matrix_share: Annotated[float, Field(gt=0)] = Field(
-        0.1, description="muon: of the learning rate, for convolution and linear weights that are not depthwise"
+        0.1, description="muon: of the learning rate, for convolution and linear weights"
     )
     warmup: Share = Field(0.1, description="share of all steps")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="of convolution and linear weights alone; muon: of depthwise ones"
-    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="of convolution and linear weights alone")
     clip_norm: Annotated[float, Field(gt=0)] = Field(
-        5.0, description="largest norm of the gradient; muon: matrices count in it, their steps are of one length"
+        5.0, description="largest norm of the gradient; muon: weights count in it, their steps are of one length"
     )
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="decay of an exponential moving average of the weights, which is the result; 0: none"

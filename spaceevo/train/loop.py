@@ -261,26 +261,18 @@ def _enough_memory(task: Task, recipe: Recipe, step: int) -> Iterator[None]:
 
 
 def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Weight decay on convolution and fully connected weights alone, not on norms, biases or quantizers.
-
-    And not on the matrices of Muon, which are all of these but depthwise ones.
-    """
+    """Weight decay on convolution and fully connected weights alone, not on norms, biases or quantizers."""
     trained = trained_parameters(module)
-    weights = [p for p in trained if p.dim() >= 2]
-    decayed = [p for p in weights if p.shape[1] == 1] if recipe.optimizer == "muon" else weights
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    weights: dict[str, Any] = {"params": [p for p in trained if p.dim() >= 2], "weight_decay": recipe.weight_decay}
+    others: dict[str, Any] = {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0}
     match recipe.optimizer:
         case "adamw":
-            return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+            return torch.optim.AdamW([weights, others], lr=recipe.learning_rate, fused=True)
         case "sgd":
             # not fused, which wants all parameters from the first step on: those of an elastic network come by and by
-            return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
+            return torch.optim.SGD([weights, others], lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
         case "muon":
-            matrices = [p for p in weights if p.shape[1] > 1]
-            return Muon(matrices, groups, recipe.learning_rate, MOMENTUM, recipe.matrix_share)
+            return Muon(weights, others, recipe.learning_rate, MOMENTUM, recipe.matrix_share)
 
 
 def _checked(losses: Mapping[str, Tensor], total: Tensor, step: int, rate: float, task: Task) -> float:

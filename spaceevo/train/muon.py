@@ -6,7 +6,7 @@ orthogonal, it goes as far in all other directions, so that what few subnets use
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 from typing import Any
 
 import torch
@@ -22,24 +22,26 @@ class Muon(torch.optim.SGD):
     In float32, where torch's own `Muon` rounds to bfloat16, which few CPUs compute with, and takes no convolutions.
     Gradients of a matrix set the direction of its steps alone: small ones, too, make steps of full length.
 
+    A depthwise convolution is as many matrices as it has channels, each of one row: its filters' steps are of one
+    length each. By SGD some filters would hardly move, and die of weight decay, and which ones would be luck.
+
     Args:
-        matrices: weights of at least two dimensions, the first against all others.
-        others: groups of parameters, as other optimizers take them.
-        matrix_share: of the learning rate, for matrices. Their weights do not decay.
+        matrices: group of the weights of at least two dimensions, the first against all others.
+        others: group of all other parameters.
+        matrix_share: of the learning rate, for matrices.
     """
 
     def __init__(
         self,
-        matrices: Iterable[nn.Parameter],
-        others: Iterable[dict[str, Any]],
+        matrices: dict[str, Any],
+        others: dict[str, Any],
         lr: float,
         momentum: float,
         matrix_share: float,
     ) -> None:
-        plain = {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+        plain = {"momentum": 0.0, "nesterov": False}
         own = {"matrix_momentum": momentum, "matrix_share": matrix_share}
-        groups = [{"params": list(matrices)} | plain | own, *others]
-        super().__init__(groups, lr=lr, momentum=momentum, nesterov=True)
+        super().__init__([matrices | plain | own, others], lr=lr, momentum=momentum, nesterov=True)
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -53,10 +55,17 @@ class Muon(torch.optim.SGD):
                 state["momentum_buffer"] = torch.zeros_like(weight)
             average = state["momentum_buffer"].lerp_(weight.grad, 1 - group["matrix_momentum"])
             ahead = weight.grad.lerp(average, group["matrix_momentum"]).flatten(1)
-            rows, columns = ahead.shape
-            step = orthogonal(ahead) * (group["matrix_share"] * max(1.0, rows / columns) ** 0.5)
+            step = group["matrix_share"] * _direction(ahead, depthwise=weight.shape[1] == 1)
             weight.grad = step.reshape(weight.shape)
         super().step()
+
+
+def _direction(matrix: Tensor, depthwise: bool) -> Tensor:
+    """Of a step along a matrix, or along each of the rows of a depthwise convolution."""
+    if depthwise:
+        return nn.functional.normalize(matrix)
+    rows, columns = matrix.shape
+    return orthogonal(matrix) * math.sqrt(max(1.0, rows / columns))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

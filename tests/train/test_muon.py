@@ -27,7 +27,7 @@ def test_zeros_stay_zeros():
 
 def stepped(weight, gradients):
     weight = nn.Parameter(weight.clone())
-    optimizer = Muon([weight], [], lr=0.5, momentum=0.9, matrix_share=0.1)
+    optimizer = Muon({"params": [weight]}, {"params": []}, lr=0.5, momentum=0.9, matrix_share=0.1)
     for value in gradients:
         weight.grad = value.clone(memory_format=torch.preserve_format)
         optimizer.step()
@@ -48,6 +48,23 @@ def test_the_steps_of_a_matrix(shape):
     torch.testing.assert_close(found, expected)
 
 
+def test_each_filter_of_a_depthwise_convolution_goes_as_far():
+    weight, gradient = made(6, 1, 3, 3), made(6, 1, 3, 3, seed=1) * 10.0 ** torch.arange(6).reshape(6, 1, 1, 1)
+    gradient[2] = 0
+    step = (weight - stepped(weight, [gradient])).flatten(1)
+    directions = gradient.flatten(1) / gradient.flatten(1).norm(dim=1, keepdim=True).clamp(min=1)
+    torch.testing.assert_close(step, 0.5 * 0.1 * directions, atol=1e-6, rtol=1e-4)
+
+
+def test_weights_decay_apart_from_their_gradients():
+    weight, gradient = made(4, 3), made(4, 3, seed=1)
+    decayed = nn.Parameter(weight.clone())
+    optimizer = Muon({"params": [decayed], "weight_decay": 0.3}, {"params": []}, 0.5, momentum=0.9, matrix_share=0.1)
+    decayed.grad = gradient.clone()
+    optimizer.step()
+    torch.testing.assert_close(decayed.detach(), stepped(weight, [gradient]) - 0.5 * 0.3 * weight)
+
+
 def test_the_layout_of_a_gradient_does_not_matter():
     weight, gradient = made(6, 4, 3, 3), made(6, 4, 3, 3, seed=1)
     last = gradient.contiguous(memory_format=torch.channels_last)
@@ -57,9 +74,9 @@ def test_the_layout_of_a_gradient_does_not_matter():
 
 def test_all_else_takes_steps_of_sgd():
     ours, theirs, unused = nn.Parameter(made(5)), nn.Parameter(made(5)), nn.Parameter(made(5))
-    groups = [{"params": [ours, unused], "weight_decay": 0.1}]
+    others = {"params": [ours, unused], "weight_decay": 0.1}
     matrix = nn.Parameter(made(2, 3))  # has no gradient, as `unused`
-    optimizer = Muon([matrix], groups, lr=0.5, momentum=0.9, matrix_share=0.1)
+    optimizer = Muon({"params": [matrix]}, others, lr=0.5, momentum=0.9, matrix_share=0.1)
     plain = torch.optim.SGD([theirs], 0.5, 0.9, nesterov=True, weight_decay=0.1)
     for step in range(3):
         ours.grad, theirs.grad = made(5, seed=step), made(5, seed=step)
