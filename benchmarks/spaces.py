@@ -11,7 +11,7 @@ import numpy as np
 from common import Check, print_checks, print_table, write_result
 
 from spaceevo.errors import SpaceEvoError
-from spaceevo.report.comparison import Contender, Floats, read_comparison
+from spaceevo.report.comparison import Contender, Floats, points, read_comparison
 from spaceevo.report.results import SEQNETS
 from spaceevo.scripting import run
 
@@ -33,12 +33,11 @@ def main(results: Path = Path("results"), device: str = "cpu") -> None:
     )
     advantage, error = comparison.advantage
     checks = [
-        Check(f"{name}: at least as good as every uniform space", f"{100 * ahead:+.2f} points", bool(ahead >= 0))
-        for name, ahead in zip(SEQNETS, comparison.advantages, strict=True)
+        Check(f"{name}: at least as good as every uniform space", f"{points(ahead, spread)} points", ahead >= 0)
+        for name, (ahead, spread) in zip(SEQNETS, comparison.advantages, strict=True)
     ]
     what = f"better on average than {comparison.best_uniform.name}, beyond the seeds' spread"
-    spread = "one seed" if np.isnan(error) else f"± {100 * error:.2f}"
-    checks.append(Check(what, f"{100 * advantage:+.2f} points ({spread})", advantage > error))
+    checks.append(Check(what, f"{points(advantage, error)} points", advantage > error))
     print_checks(checks)
     content = {
         "device": device,

@@ -82,23 +82,34 @@ class Comparison:
         return max(self.uniform, key=lambda contender: float(np.nan_to_num(contender.means.mean(), nan=-1.0)))
 
     @property
-    def advantages(self) -> Floats:
-        """Of the evolved space at each budget over whichever uniform space is best there, means of all seeds."""
-        others = [np.nan_to_num(contender.accuracies.mean(0)) for contender in self.uniform]
-        ahead: Floats = self.evolved.accuracies.mean(0) - np.max(others, axis=0)
-        return ahead
+    def advantages(self) -> list[tuple[float, float]]:
+        """Of the evolved space at each budget over whichever uniform space is best there, and its standard error."""
+        found = []
+        for budget in range(len(self.budgets_ms)):
+            best = max(self.uniform, key=lambda c: float(np.nan_to_num(c.accuracies[:, budget].mean())))
+            found.append(_ahead(self.evolved.accuracies[:, budget], np.nan_to_num(best.accuracies[:, budget])))
+        return found
 
     @property
     def advantage(self) -> tuple[float, float]:
-        """Of the evolved space over the best uniform one, mean of budgets and seeds, and its standard error.
+        """Of the evolved space over the best uniform one, mean of the budgets, and its standard error."""
+        return _ahead(self.evolved.means, self.best_uniform.means)
 
-        The error counts both spaces' variation over seeds; NaN where one of them has one seed alone.
-        """
-        ours, theirs = self.evolved.means, self.best_uniform.means
-        if min(len(ours), len(theirs)) < 2:
-            return float(ours.mean() - theirs.mean()), float("nan")
-        error = np.sqrt(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs))
-        return float(ours.mean() - theirs.mean()), float(error)
+
+def _ahead(ours: Floats, theirs: Floats) -> tuple[float, float]:
+    """By how much the mean over seeds is above the other, and its standard error from both spaces' spread over seeds.
+
+    The error is NaN where one of them has one seed alone.
+    """
+    ahead = float(ours.mean() - theirs.mean())
+    if min(len(ours), len(theirs)) < 2:
+        return ahead, float("nan")
+    return ahead, float(np.sqrt(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs)))
+
+
+def points(ahead: float, error: float) -> str:
+    """An advantage in points, with its standard error where it is known."""
+    return f"{100 * ahead:+.2f}" + ("" if np.isnan(error) else f" ± {100 * error:.2f}")
 
 
 def read_comparison(device: str, evolved: Path, outcomes: Sequence[Path]) -> Comparison:
@@ -192,22 +203,20 @@ def draw_errors(comparison: Comparison, colour: str) -> Figure:
 def summarise(comparison: Comparison, scores: Mapping[str, float]) -> str:
     """The summary as Markdown; its figures are expected beside it."""
     evolved, best = comparison.evolved, comparison.best_uniform
-    advantage, error = comparison.advantage
     ranked = sorted((evolved, *comparison.uniform), key=lambda c: -float(np.nan_to_num(c.means.mean(), nan=-1.0)))
     budgets = [f"{name}: {ms:.3g} ms" for name, ms in zip(SEQNETS, comparison.budgets_ms, strict=True)]
     header = ("space", "blocks", "Q-T score", *budgets, "mean")
     rows = [_row(contender, scores[contender.space.code]) for contender in ranked]
-    ahead = [f"{100 * value:+.2f}" for value in comparison.advantages]
+    ahead = [f"{name} {points(*found)}" for name, found in zip(SEQNETS, comparison.advantages, strict=True)]
     seeds = len(evolved.runs)
-    beyond = "" if np.isnan(error) else f" ± {100 * error:.2f}"
     return (
         f"# Spaces for {comparison.device}, compared\n\n"
         f"The evolved space `{evolved.space.code}` and {len(comparison.uniform)} uniform ones, which use one block "
         f"type and the middle width window of every stage: each with a supernet of its own from the same recipe, "
         f"searched under the same budgets, with {seeds} seed{'s' * (seeds > 1)}.\n\n"
-        f"Over all budgets the evolved space is {100 * advantage:+.2f}{beyond} points from the best uniform one, "
+        f"Over all budgets the evolved space is {points(*comparison.advantage)} points from the best uniform one, "
         f"{best.name} (mean and standard error over seeds). Against whichever uniform space is best at a budget: "
-        f"{', '.join(f'{name} {points}' for name, points in zip(SEQNETS, ahead, strict=True))} points.\n\n"
+        f"{', '.join(ahead)} points.\n\n"
         "## Accuracy of the best subnets\n\n"
         "INT8 accuracy on test, %, of the most accurate subnet within each budget: mean of all seeds ± their standard "
         "deviation. A dash: no subnet is within the budget.\n\n"

@@ -66,7 +66,9 @@ def test_a_space_of_several_block_types_is_named_after_them() -> None:
 def test_figures_by_hand(comparison: Comparison) -> None:
     assert comparison.budgets_ms == tuple(BUDGETS)
     assert comparison.best_uniform.name == "mobilenetv2_res"  # the other misses two budgets
-    assert comparison.advantages == pytest.approx([0.03, 0.03, -0.01, -0.08, -0.06])
+    ahead, errors = zip(*comparison.advantages, strict=True)
+    assert ahead == pytest.approx([0.03, 0.03, -0.01, -0.08, -0.06])
+    assert errors == pytest.approx([0.01] * 5)
     advantage, error = comparison.advantage
     assert advantage == pytest.approx(0.874 - 0.856)
     assert error == pytest.approx(0.01)  # means 0.864 and 0.884 over the seeds, and no variation of the other
@@ -81,7 +83,7 @@ def test_the_summary_says_so(comparison: Comparison, tmp_path: Path) -> None:
     write_comparison(comparison, scores, ReportParams(), tmp_path / "summary.md")
     text = (tmp_path / "summary.md").read_text()
     assert "+1.80 ± 1.00 points from the best uniform one, mobilenetv2_res" in text
-    assert "A0 +3.00, A1 +3.00, A2 -1.00, A3 -8.00, A4 -6.00 points" in text
+    assert "A0 +3.00 ± 1.00, A1 +3.00 ± 1.00, A2 -1.00 ± 1.00, A3 -8.00 ± 1.00, A4 -6.00 ± 1.00 points" in text
     lines = [line for line in text.splitlines() if line.startswith("| `tiny")]
     assert [line.split("|")[2].strip() for line in lines] == ["**evolved**", "mobilenetv2_res", "fused_mbconv_res"]
     assert lines[2].split("|")[4:6] == [" - ", " - "]
