@@ -37,7 +37,8 @@ def main(results: Path = Path("results"), device: str = "cpu") -> None:
         for name, (ahead, spread) in zip(SEQNETS, comparison.advantages, strict=True)
     ]
     what = f"better on average than {comparison.best_uniform.name}, beyond the seeds' spread"
-    checks.append(Check(what, f"{points(advantage, error)} points", advantage > error))
+    of_one = " (one seed)" if np.isnan(error) else ""
+    checks.append(Check(what, f"{points(advantage, error)} points{of_one}", advantage > error))
     print_checks(checks)
     content = {
         "device": device,
