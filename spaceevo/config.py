@@ -32,6 +32,13 @@ class ClutterOptions(Section):
     train_images: Annotated[int, Field(ge=10)] = Field(12_000, description="images of the training split")
     val_images: Annotated[int, Field(ge=10)] = Field(1_500, description="images of the validation split")
     test_images: Annotated[int, Field(ge=10)] = Field(1_500, description="images of the test split")
+    strokes: Literal["scanned", "drawn"] = Field(
+        "scanned",
+        description="of the digits: those of 1,797 scans, which the splits share out, or drawn anew for each picture",
+    )
+    shake: Annotated[float, Field(ge=0, le=0.2)] = Field(
+        0.1, description="drawn: how far each point of a stroke is off at most, share of the digit's side"
+    )
     digits: Positive = Field(1, description="whole digits side by side; the first from the left is the class")
     fragments: Annotated[int, Field(ge=0)] = Field(1, description="pieces of other digits on each canvas")
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(0.75, description="smallest digit, share of the side")

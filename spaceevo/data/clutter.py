@@ -1,24 +1,24 @@
 """The embedded dataset: a handwritten digit on a larger canvas, among fragments of others, or to the left of others.
 
-The digits are the 1,797 pictures of 8x8 pixels of scikit-learn's `load_digits`, so nothing is downloaded. Each split
-draws from digits of its own. The bytes of an image are a pure function of the seed and the options: random words come
-straight from PCG64 (whose stream NumPy never changes, NEP 19), and all arithmetic is addition, multiplication,
-division and square root of float64, which IEEE 754 defines to the last bit, or of integers.
+The digits are scans or drawn (`spaceevo.data.strokes`), so nothing is downloaded. Each split has digits of its own. The
+bytes of an image are a pure function of the seed and the options: random words come straight from PCG64, and all
+arithmetic is addition, multiplication, division and square root of float64, which IEEE 754 defines to the last bit, or
+of integers.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_digits
 
 from spaceevo.config import ClutterOptions
+from spaceevo.data.randoms import Floats, Integers, below, between, uniform
 from spaceevo.data.stratify import stratified_parts
+from spaceevo.data.strokes import CLASSES, FULL_INK, Digits, Pen, Scans
 
-CLASSES = tuple(str(digit) for digit in range(10))
 SPLITS = ("train", "val", "test")
 
 # One scale and zero point for all channels, so that a pixel p becomes x = (p - 128) / 64: the 8-bit grid of scale 1/64
@@ -26,13 +26,9 @@ SPLITS = ("train", "val", "test")
 MEAN = (128 / 255,) * 3
 STD = (64 / 255,) * 3
 
-_SOURCE_SIDE = 8
-_FRAGMENT_SIDE = 5  # of 8: a piece of a stroke, never a whole digit
+_FRAGMENT = 5 / 8  # of a digit's side: a piece of a stroke, never a whole digit
 _VAL_FRACTION = _TEST_FRACTION = 0.15
 _CHUNK = 250  # images made at once, each chunk from its own random stream: small enough to stay in cache
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 def source_digits(seed: int) -> dict[str, Integers]:
@@ -46,46 +42,32 @@ def make_split(split: str, options: ClutterOptions, seed: int) -> tuple[npt.NDAr
 
     The classes take turns, so any run of ten images holds each once.
     """
-    digits = load_digits()
-    pool = source_digits(seed)[split]
-    strokes, classes = digits.images[pool], digits.target[pool].astype(np.int64)
+    digits = Pen(options.shake) if options.strokes == "drawn" else Scans(source_digits(seed)[split])
     size = getattr(options, f"{split}_images")
     images = np.empty((size, options.image_size, options.image_size, 3), dtype=np.uint8)
     labels = np.arange(size, dtype=np.int64) % len(CLASSES)
     for chunk, start in enumerate(range(0, size, _CHUNK)):
         words = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), chunk)))
         chosen = slice(start, start + _CHUNK)
-        images[chosen] = _draw_chunk(strokes, classes, labels[chosen], options, words)
+        images[chosen] = _draw_chunk(digits, labels[chosen], options, words)
     return images, labels
 
 
 def _draw_chunk(
-    strokes: Floats, classes: Integers, labels: Integers, options: ClutterOptions, words: np.random.PCG64
+    digits: Digits, labels: Integers, options: ClutterOptions, words: np.random.PCG64
 ) -> npt.NDArray[np.uint8]:
     """Images, uint8 [B, H, W, 3], of the classes `labels` [B]."""
     count, side = len(labels), options.image_size
-    light = _uniform(words, count) < 0.5  # light strokes on a dark ground, or the reverse
+    light = uniform(words, count) < 0.5  # light strokes on a dark ground, or the reverse
     canvas = _ground(words, count, side, light)
     for _ in range(options.fragments):
-        _draw_fragments(canvas, strokes, options, words, light)
+        _draw_fragments(canvas, digits, options, words, light)
     for place in reversed(range(options.digits)):
-        if place:
-            chosen = (_uniform(words, count) * len(strokes)).astype(np.int64)
-        else:
-            chosen = _of_classes(classes, labels, words)
-        _draw_digits(canvas, strokes[chosen], place, options, words, light)
+        strokes = digits.write_any(count, words) if place else digits.write(labels, words)
+        _draw_digits(canvas, strokes, place, options, words, light)
     if options.noise:
         canvas += _triangular_noise(words, canvas.shape, options.noise)
     return np.clip(canvas, 0, 255).astype(np.uint8)
-
-
-def _of_classes(classes: Integers, labels: Integers, words: np.random.PCG64) -> Integers:
-    """For each of `labels`, one of the digits whose classes are `classes`."""
-    by_class = np.argsort(classes, kind="stable")
-    first = np.searchsorted(classes[by_class], labels)
-    members = np.searchsorted(classes[by_class], labels, side="right") - first
-    chosen: Integers = by_class[first + (_uniform(words, len(labels)) * members).astype(np.int64)]
-    return chosen
 
 
 def _draw_digits(
@@ -96,42 +78,43 @@ def _draw_digits(
     words: np.random.PCG64,
     light: npt.NDArray[np.bool_],
 ) -> None:
-    """Draw one whole digit, `strokes` [B, 8, 8], on each canvas, inside its place among those side by side."""
+    """Draw one whole digit, `strokes` [B, S, S], on each canvas, inside its place among those side by side."""
     count, side = canvas.shape[0], options.image_size
     place_width = side / options.digits
-    frame = side * _between(_uniform(words, count), options.min_scale, options.max_scale)
+    frame = side * between(uniform(words, count), options.min_scale, options.max_scale)
     # Rounded because the last bit of a tangent is the C library's choice.
     limit = round(math.tan(math.radians(options.max_rotation_deg) / 2), 9)
-    rotation = _rotation(_between(_uniform(words, count), -limit, limit))
+    rotation = _rotation(between(uniform(words, count), -limit, limit))
     room = np.stack((side - frame, place_width - frame))  # down and across
-    centre = frame / 2 + _uniform(words, 2, count) * room
+    centre = frame / 2 + uniform(words, 2, count) * room
     centre[1] += place * place_width
     reach = math.ceil(side * options.max_scale * math.sqrt(2)) + 2
-    _paint(canvas, strokes, centre, frame / _SOURCE_SIDE, rotation, reach, _stroke_colours(words, light))
+    _paint(canvas, strokes, centre, frame / strokes.shape[1], rotation, reach, _stroke_colours(words, light))
 
 
 def _draw_fragments(
     canvas: npt.NDArray[np.int32],
-    strokes: Floats,
+    digits: Digits,
     options: ClutterOptions,
     words: np.random.PCG64,
     light: npt.NDArray[np.bool_],
 ) -> None:
     """Draw a piece of any digit on each canvas, anywhere, turned in any direction."""
     count, side = canvas.shape[0], options.image_size
-    chosen = (_uniform(words, count) * len(strokes)).astype(np.int64)
-    corner = (_uniform(words, 2, count) * (_SOURCE_SIDE - _FRAGMENT_SIDE + 1)).astype(np.int64)
-    cells = np.arange(_FRAGMENT_SIDE)
-    rows, columns = corner[:, :, None] + cells
-    pieces = strokes[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-    scale = side / _SOURCE_SIDE * _between(_uniform(words, count), options.min_scale, options.max_scale)
+    strokes = digits.write_any(count, words)
+    source_side = strokes.shape[1]
+    piece_side = round(source_side * _FRAGMENT)
+    corner = below(words, source_side - piece_side + 1, 2, count)
+    rows, columns = corner[:, :, None] + np.arange(piece_side)
+    pieces = strokes[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    scale = side / source_side * between(uniform(words, count), options.min_scale, options.max_scale)
     # Up to 45 degrees either way, then a number of quarter turns: every direction without trigonometry.
-    rotation = _rotation(_between(_uniform(words, count), 1 - math.sqrt(2), math.sqrt(2) - 1))
-    quarter = (_uniform(words, count) * 4).astype(np.int64)
+    rotation = _rotation(between(uniform(words, count), 1 - math.sqrt(2), math.sqrt(2) - 1))
+    quarter = below(words, 4, count)
     rotation = np.where(quarter % 2 == 0, rotation, np.stack((-rotation[1], rotation[0])))
     rotation = np.where(quarter < 2, rotation, -rotation)
-    centre = _uniform(words, 2, count) * side
-    reach = math.ceil(side * options.max_scale * math.sqrt(2) * _FRAGMENT_SIDE / _SOURCE_SIDE) + 2
+    centre = uniform(words, 2, count) * side
+    reach = math.ceil(side * options.max_scale * math.sqrt(2) * _FRAGMENT) + 2
     _paint(canvas, pieces, centre, scale, rotation, reach, _stroke_colours(words, light))
 
 
@@ -187,7 +170,7 @@ def _ink(strokes: Floats, row: Floats, column: Floats) -> npt.NDArray[np.int32]:
     corner = np.arange(count)[:, None, None] * (side + 3) ** 2 + top * (side + 3) + left
     upper = flat[corner] * (1 - right) + flat[corner + 1] * right
     lower = flat[corner + side + 3] * (1 - right) + flat[corner + side + 4] * right
-    ink = (upper * (1 - down) + lower * down) / 16
+    ink = (upper * (1 - down) + lower * down) / FULL_INK
     ramp: npt.NDArray[np.int32] = np.rint(np.clip((ink - 0.2) / 0.4, 0.0, 1.0) * 256).astype(np.int32)
     return ramp
 
@@ -195,7 +178,7 @@ def _ink(strokes: Floats, row: Floats, column: Floats) -> npt.NDArray[np.int32]:
 def _ground(words: np.random.PCG64, count: int, side: int, light: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """Backgrounds, int32 [B, side, side, 3]: a soft gradient between two colours, dark where strokes are light."""
     start, end = (_tint(words, count, low=20.0, high=95.0) for _ in range(2))
-    direction = _between(_uniform(words, 2, count), -0.5, 0.5)
+    direction = between(uniform(words, 2, count), -0.5, 0.5)
     position = (np.arange(side) + 0.5) / side - 0.5
     mix = 0.5 + direction[0][:, None, None] * position[:, None] + direction[1][:, None, None] * position
     colour = start[:, None, None, :] + (end - start)[:, None, None, :] * mix[..., None]
@@ -216,7 +199,7 @@ def _toned(colour: Floats, light: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32
 
 def _tint(words: np.random.PCG64, count: int, low: float, high: float) -> Floats:
     """Random hues [count, 3] whose channels lie between `low` and `high` (the hue circle of HSV)."""
-    hue = _uniform(words, count)[:, None] * 6
+    hue = uniform(words, count)[:, None] * 6
     distance = np.abs((hue - np.array([0.0, 2.0, 4.0]) + 3) % 6 - 3)
     tint: Floats = low + (high - low) * np.clip(2 - distance, 0.0, 1.0)
     return tint
@@ -234,14 +217,3 @@ def _rotation(half_tangent: Floats) -> Floats:
     """Cosine and sine [2, ...] of the angle with this tangent of its half: exact operations only."""
     square = half_tangent * half_tangent
     return np.stack(((1 - square) / (1 + square), 2 * half_tangent / (1 + square)))
-
-
-def _uniform(words: np.random.PCG64, *shape: int) -> Floats:
-    """Float64 in [0, 1) from the upper 53 bits of random words."""
-    raw: Any = words.random_raw(math.prod(shape))
-    values: Floats = (raw >> np.uint64(11)).astype(np.float64).reshape(shape) / 2**53
-    return values
-
-
-def _between(unit: Floats, low: float, high: float) -> Floats:
-    return low + (high - low) * unit

@@ -13,6 +13,7 @@ from spaceevo.config import ClutterOptions
 from spaceevo.data import cifar, clutter, imagefolder
 from spaceevo.data.names import split_suffix
 from spaceevo.data.splits import SplitInfo, save_array_split, save_manifest
+from spaceevo.data.strokes import CLASSES
 from spaceevo.errors import DataError
 
 
@@ -65,7 +66,7 @@ def prepare_dataset(
 
 
 def _prepare_clutter(outputs: Mapping[str, Path | str], options: ClutterOptions, seed: int) -> None:
-    info = SplitInfo(clutter.CLASSES, clutter.MEAN, clutter.STD)
+    info = SplitInfo(CLASSES, clutter.MEAN, clutter.STD)
     for split in clutter.SPLITS:
         record = Record(params={"name": "clutter", **options.model_dump()}, seed=seed)
         images, labels = clutter.make_split(split, options, seed)
