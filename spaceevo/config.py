@@ -243,6 +243,7 @@ def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Distinct = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
+Names = Annotated[tuple[str, ...], AfterValidator(_distinct)]
 
 
 class EvolutionSettings(Section):
@@ -251,9 +252,7 @@ class EvolutionSettings(Section):
     population: Positive = Field(description="spaces alive at a time; the oldest dies")
     parent_sample: Positive = Field(description="spaces drawn from them, the best of which is mutated")
     evaluations: Positive = Field(description="distinct spaces scored in all")
-    block_types: Distinct | None = Field(
-        None, description="that a space may use, by their digits in its code; null: every one of the hyperspace"
-    )
+    leave_out: Names = Field((), description="blocks that no space has, by name")
     exact: bool = Field(False, description="then go on to the best of all spaces, by branch and bound; takes minutes")
 
     @model_validator(mode="after")

@@ -36,7 +36,8 @@ def evolve_space(scorer: Scorer, settings: EvolutionSettings, seed: int) -> tupl
     spaces: list[Space] = []  # the last of them are the population
     rows: list[dict[str, str | int | float]] = []
     best = 0.0
-    evaluations = min(settings.evaluations, count_spaces(lut.hyperspace, settings.block_types))
+    block_types = lut.hyperspace.types_without(settings.leave_out)
+    evaluations = min(settings.evaluations, count_spaces(lut.hyperspace, block_types))
     scores = np.zeros(evaluations)
     with progress("evolution of spaces", evaluations) as tick:
         while len(seen) < evaluations:
@@ -46,7 +47,7 @@ def evolve_space(scorer: Scorer, settings: EvolutionSettings, seed: int) -> tupl
                 sample = min(settings.parent_sample, settings.population)
                 drawn = oldest + rng.choice(settings.population, sample, replace=False)
                 parent = spaces[drawn[np.argmax(scores[drawn])]]
-            space = _unseen(lut.hyperspace, settings.block_types, parent, seen, rng)
+            space = _unseen(lut.hyperspace, block_types, parent, seen, rng)
             if space is None:
                 break
             scored = scorer(space)
@@ -69,7 +70,7 @@ def evolve_space(scorer: Scorer, settings: EvolutionSettings, seed: int) -> tupl
 
 def _unseen(
     hyperspace: Hyperspace,
-    block_types: Sequence[int] | None,
+    block_types: Sequence[int],
     parent: Space | None,
     seen: Mapping[str, object],
     rng: np.random.Generator,

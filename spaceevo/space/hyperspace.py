@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -104,6 +104,13 @@ class Hyperspace:
     def type_indices(self, block_types: Sequence[int] | None = None) -> Sequence[int]:
         """Those of `block_types`, or all indices into the hyperspace's where None."""
         return range(len(self.block_types)) if block_types is None else block_types
+
+    def types_without(self, blocks: Collection[str]) -> tuple[int, ...]:
+        """Indices of the block types whose block is none of `blocks`; a `ParamsError` where that leaves none."""
+        left = tuple(index for index, kind in enumerate(self.block_types) if kind.block not in blocks)
+        if not left:
+            raise ParamsError(f"{self.name} has no block types but {', '.join(blocks)}, which are left out.")
+        return left
 
     def types_of(self, stage: Stage) -> tuple[BlockType, ...]:
         """The block types that a stage can have: all, or its own where it is not searched."""

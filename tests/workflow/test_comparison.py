@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from workflow.micro import copy_benchmarks
+from workflow.micro import HYPERSPACE, copy_benchmarks
 from workflow.team import call, copied, planned_rules, run, set_param
 
 from spaceevo.artifacts import read_header, read_table
 from spaceevo.search.comparison import BEST, OUTCOMES_KIND
 
+MICRO_BLOCKS = [block_type["block"] for block_type in HYPERSPACE["block_types"]]
 SUMMARY = "results/cpu/comparison/summary.md"
 RULES = {
     "write_uniform_space": 1,
@@ -50,11 +52,27 @@ def test_benchmarks_read_it(project: Path) -> None:
     assert "2 spaces: τ" in run(project, *ranked, "--fewest-spaces", "2")
 
 
-@pytest.mark.parametrize("key", ["comparison.block_types", "space.evolution.block_types"])
-def test_a_block_type_that_is_not_there(project: Path, key: str) -> None:
-    section, _, inner = key.partition(".")
-    value = {"block_types": [2]} if inner == "block_types" else {"evolution": {"block_types": [2]}}
+@pytest.mark.parametrize(
+    ("section", "value", "said"),
+    [
+        (
+            "comparison",
+            {"block_types": [2]},
+            "comparison.block_types: micro has no block type 2; its digits are 0 to 1.",
+        ),
+        (
+            "space",
+            {"evolution": {"leave_out": ["resnet50"]}},
+            "space.evolution.leave_out: there is no block resnet50; use some of conv_bn_act, ",
+        ),
+        (
+            "space",
+            {"evolution": {"leave_out": MICRO_BLOCKS}},
+            f"micro has no block types but {', '.join(MICRO_BLOCKS)}, which are left out.",
+        ),
+    ],
+)
+def test_a_block_type_that_is_not_there(project: Path, section: str, value: dict[str, Any], said: str) -> None:
     done = call(project, "snakemake", "-n", "--config", f"{section}={json.dumps(value)}")
-    said = done.stdout + done.stderr
     assert done.returncode != 0
-    assert f"{key}: micro has no block type 2; its digits are 0 to 1." in said
+    assert said in done.stdout + done.stderr

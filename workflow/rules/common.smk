@@ -8,7 +8,7 @@ from spaceevo.config import parse_params
 from spaceevo.data.names import split_suffix
 from spaceevo.errors import ParamsError, SpaceEvoError
 from spaceevo.latency.devices import load_device
-from spaceevo.nn.blocks import check_blocks
+from spaceevo.nn.blocks import BLOCKS, check_blocks
 from spaceevo.space import load_hyperspace, parse_space
 from spaceevo.workflow.facts import machine_facts
 
@@ -27,6 +27,7 @@ try:
     )
     HYPERSPACE = load_hyperspace(PARAMS.hyperspace)
     check_blocks(HYPERSPACE)
+    HYPERSPACE.types_without(PARAMS.space.evolution.leave_out)
     if PARAMS.lut.published and not Path(PARAMS.lut.published).is_dir():
         raise ParamsError(
             f"lut.published: there is no folder {PARAMS.lut.published}; name that of a published LUT."
@@ -47,16 +48,17 @@ for name, space in CHECKPOINT_SPACES.items():
         )
 
 
-for key, block_types in {
-    "space.evolution.block_types": PARAMS.space.evolution.block_types,
-    "comparison.block_types": PARAMS.comparison.block_types,
-}.items():
-    for index in block_types or ():
-        if index >= len(HYPERSPACE.block_types):
-            raise WorkflowError(
-                f"{key}: {HYPERSPACE.name} has no block type {index}; its digits are 0 to "
-                f"{len(HYPERSPACE.block_types) - 1}."
-            )
+for index in PARAMS.comparison.block_types or ():
+    if index >= len(HYPERSPACE.block_types):
+        raise WorkflowError(
+            f"comparison.block_types: {HYPERSPACE.name} has no block type {index}; its digits are 0 to "
+            f"{len(HYPERSPACE.block_types) - 1}."
+        )
+for block in PARAMS.space.evolution.leave_out:
+    if block not in BLOCKS:
+        raise WorkflowError(
+            f"space.evolution.leave_out: there is no block {block}; use some of {', '.join(BLOCKS)}."
+        )
 
 
 MACHINES = machine_facts()

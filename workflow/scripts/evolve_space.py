@@ -41,7 +41,8 @@ def main(
     with threadpool_limits(1):  # its matrices are small: more threads only wait for one another
         scorer = make_scorer(table, budgets_ms, space.score, seed)
         best, evaluations = evolve_space(scorer, space.evolution, seed)
-        certificate = best_space(scorer, best, space.evolution.block_types) if space.evolution.exact else None
+        allowed = declared.types_without(space.evolution.leave_out)
+        certificate = best_space(scorer, best, allowed) if space.evolution.exact else None
     if certificate is not None:
         best = certificate.space
     found = scorer(best)
