@@ -94,7 +94,7 @@ def test_simulation_is_the_interpreters(graph, images):
     for name, q in simulated.tensors.items():
         off = np.abs(q.astype(int) - tensors[name].astype(int))
         assert off.max() <= 3, name  # a unit of a tie here and there, carried on
-        assert off.mean() < 0.02, name
+        assert off.sum() <= max(1, 0.02 * off.size), name
     assert simulated.logits.shape == (16, 10)
 
 
