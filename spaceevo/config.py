@@ -236,9 +236,9 @@ class QTSettings(Section):
         return self
 
 
-def _distinct(values: tuple[int, ...]) -> tuple[int, ...]:
+def _distinct(values: tuple[int | str, ...]) -> tuple[int | str, ...]:
     if len(set(values)) < len(values):
-        raise ValueError("must not repeat a number")
+        raise ValueError("must not name one twice")
     return values
 
 

@@ -109,7 +109,9 @@ class Hyperspace:
         """Indices of the block types whose block is none of `blocks`; a `ParamsError` where that leaves none."""
         left = tuple(index for index, kind in enumerate(self.block_types) if kind.block not in blocks)
         if not left:
-            raise ParamsError(f"{self.name} has no block types but {', '.join(blocks)}, which are left out.")
+            raise ParamsError(
+                f"space.evolution.leave_out: {self.name} has no block types but {', '.join(blocks)}; leave some."
+            )
         return left
 
     def types_of(self, stage: Stage) -> tuple[BlockType, ...]:

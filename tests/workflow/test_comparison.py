@@ -68,7 +68,7 @@ def test_benchmarks_read_it(project: Path) -> None:
         (
             "space",
             {"evolution": {"leave_out": MICRO_BLOCKS}},
-            f"micro has no block types but {', '.join(MICRO_BLOCKS)}, which are left out.",
+            f"space.evolution.leave_out: micro has no block types but {', '.join(MICRO_BLOCKS)}; leave some.",
         ),
     ],
 )
