@@ -286,7 +286,10 @@ class Sandwich(Section):
     divergence: Literal["adaptive", "kl"] = Field(
         "adaptive", description="from the largest's classes: adaptive α-divergence, or Kullback and Leibler's"
     )
-    label_smoothing: Share = Field(0.1, description="of the largest subnet's cross-entropy")
+    label_share: Share = Field(
+        0.0, description="of the others' loss: how much of it is cross-entropy of the labels, and not divergence"
+    )
+    label_smoothing: Share = Field(0.1, description="of every cross-entropy")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="before the largest subnet's last layer")
 
 

@@ -111,7 +111,8 @@ def sandwich_objective(
     share: tuple[int, int] = (0, 1),
     sampler: Sampler | None = None,
 ) -> Objective:
-    """The largest subnet on labels; random ones and the smallest on its classes, after `steps_alone` steps.
+    """The largest subnet on labels; random ones and the smallest on its classes, and on labels for as much of their
+    loss as `sandwich.label_share` says, after `steps_alone` steps.
 
     Args:
         share: (i, n): this is process i of n, which share each batch.
@@ -119,6 +120,7 @@ def sandwich_objective(
     """
     space = supernet.space
     sample, divergence = sampler or uniform(space), DIVERGENCES[sandwich.divergence]
+    label_share = sandwich.label_share
 
     def objective(step: int, x: Tensor, y: Tensor) -> Iterator[Part]:
         rng = subnet_rng(seed, step)
@@ -131,11 +133,15 @@ def sandwich_objective(
                 target.set_exception(error)
                 raise
             target.set_result(logits.detach())
-            return F.cross_entropy(logits, y, label_smoothing=sandwich.label_smoothing)
+            return of_labels(logits)
 
         def of_student(subnet: Subnet) -> Tensor:
             logits = supernet(x, subnet, precision)
-            return divergence(logits, target.result())
+            learned = divergence(logits, target.result())
+            return (1 - label_share) * learned + label_share * of_labels(logits) if label_share else learned
+
+        def of_labels(logits: Tensor) -> Tensor:
+            return F.cross_entropy(logits, y, label_smoothing=sandwich.label_smoothing)
 
         yield Part(space.largest.code, supernet, of_largest)
         for student in _students(space, sandwich, sample, rng, alone=step < steps_alone):

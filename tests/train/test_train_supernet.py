@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from made import GRID, made_split, small_hyperspace
 
@@ -21,6 +22,7 @@ from spaceevo.search.evaluator import SubnetEvaluator
 from spaceevo.space import Space, load_hyperspace, sample_subnet
 from spaceevo.train import supernet as training
 from spaceevo.train.loop import CHECKPOINT_KIND, Task, back_propagate, finish, trained_parameters
+from spaceevo.train.losses import kl_divergence
 from spaceevo.train.supernet import calibrate_supernet, sandwich_objective, train_fp32, train_int8
 
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.01, weight_decay=0.01)  # 16 steps
@@ -113,6 +115,24 @@ def test_students_learn_by_the_divergence_that_is_asked_for(task):
     for name, supernet in trained.items():
         run_fp32(supernet, task.phase(name), SANDWICH.model_copy(update={"divergence": name}))
     assert not same(trained["adaptive"], trained["kl"])
+
+
+def test_students_learn_from_labels_as_well():
+    """Their loss is the share of each; without labels it is the divergence alone, and the largest's is as it was."""
+    supernet = made_supernet()
+    x, y = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(1)), torch.arange(6) % 4
+    losses = {}
+    for share in (0.0, 0.3, 1.0):
+        sandwich = SANDWICH.model_copy(update={"label_share": share, "divergence": "kl"})
+        parts = list(sandwich_objective(supernet, sandwich, fp32, seed=0)(0, x, y))
+        losses[share] = torch.stack([part.loss() for part in parts])
+    smallest = supernet(x, supernet.space.smallest, fp32)
+    labels = F.cross_entropy(smallest, y, label_smoothing=SANDWICH.label_smoothing)
+    target = supernet(x, supernet.space.largest, fp32).detach()
+    assert torch.allclose(losses[0.0][-1], kl_divergence(smallest, target))
+    assert torch.allclose(losses[1.0][-1], labels)
+    assert torch.allclose(losses[0.3][1:], 0.7 * losses[0.0][1:] + 0.3 * losses[1.0][1:])
+    assert torch.equal(losses[0.0][0], losses[1.0][0])
 
 
 def test_the_second_phase_takes_whole_sandwiches_in_int8(task):
