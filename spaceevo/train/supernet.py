@@ -111,8 +111,9 @@ def sandwich_objective(
     share: tuple[int, int] = (0, 1),
     sampler: Sampler | None = None,
 ) -> Objective:
-    """The largest subnet on labels; random ones and the smallest on its classes, and on labels for as much of their
-    loss as `sandwich.label_share` says, after `steps_alone` steps.
+    """The largest subnet on labels; random ones and the smallest on its classes, after `steps_alone` steps.
+
+    Of the loss of these, `sandwich.label_share` is of labels as well.
 
     Args:
         share: (i, n): this is process i of n, which share each batch.
