@@ -13,7 +13,6 @@ import pandas as pd
 from common import Check, print_checks, print_table, write_result
 
 from spaceevo.artifacts import Record, read_table
-from spaceevo.config import load_params
 from spaceevo.errors import ArtifactError, ParamsError
 from spaceevo.latency.bench import measure_files
 from spaceevo.latency.checkpoint import read_checkpoint, write_checkpoint
@@ -28,6 +27,7 @@ from spaceevo.latency.samples import ProfileCounts, sample_models
 from spaceevo.progress import progress
 from spaceevo.scripting import run
 from spaceevo.space import Hyperspace, load_hyperspace
+from spaceevo.workflow.plan import merged_params
 
 TARGET_SHARE = 0.9  # of unseen networks, predicted within 15 % of what was measured
 AIMS = {5: 0.95, 10: 0.99}  # of a device profiled anew: shares of unseen networks within so many percent
@@ -40,7 +40,7 @@ Figures = dict[str, dict[str, Any]]
 
 def main(
     results: Path = Path("results"),
-    params: Path = Path("params.yaml"),
+    configfile: Path | None = None,
     device: str = "",
     hyperspace: str = "tiny",
     blocks_per_type: int = 2,
@@ -51,7 +51,9 @@ def main(
     seed: int = 0,
     keep: Path | None = None,
 ) -> None:
-    """Test each predictor in `results`, made with `params`, on the networks of its profile it was not fitted on.
+    """Test each predictor in `results` on the networks of its profile it was not fitted on.
+
+    params.yaml and `configfile` made them.
 
     With `device` that is profiled anew instead, at the resolutions of `hyperspace`. `test_nets` networks are tested on:
     those that the profile has no time for are measured after it. Where the aim is missed, what it is tested on is
@@ -68,7 +70,7 @@ def main(
             keep,
         )
         if device
-        else _of_results(results, load_hyperspace(load_params(params).hyperspace))
+        else _of_results(results, load_hyperspace(merged_params([configfile] if configfile else []).hyperspace))
     )
     print_table(
         "Predicted against measured latency of unseen networks",

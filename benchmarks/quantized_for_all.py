@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from common import Check, print_checks, print_table, write_result
 from torch import Tensor
-from trained import FinishedRun, finished_run
+from trained import OWN, FinishedRun, finished_run
 
 from spaceevo.artifacts import Record
 from spaceevo.data.loader import batches
@@ -37,19 +37,23 @@ MEAN_GAP, WORST_GAP, ALONE_GAP = 0.3, 1.0, 1.0  # points
 def main(
     results: Path = Path("results"),
     device: str = "cpu",
-    params: Path = Path("params.yaml"),
+    configfile: Path | None = None,
+    supernet: str = OWN,
     subnets: int = 50,
     alone: int = 10,
     seed: int = 0,
     threads: int = 1,
 ) -> None:
-    """Evaluate random subnets of the supernet in `results`, which was made with `params`, and train some alone."""
+    """Evaluate random subnets of a supernet that params.yaml and `configfile` made, and train some alone.
+
+    `supernet` is one of the device's folder, such as comparison/evolved/supernet_0.
+    """
     torch.set_num_threads(threads)
-    finished = finished_run(results, device, params)
-    supernet, before = finished.supernet(), finished.supernet("supernet_fp32")
+    finished = finished_run(results, device, configfile, supernet)
+    elastic, before = finished.supernet(), finished.supernet_fp32()
     rng = np.random.default_rng([seed, 2])
-    drawn = [sample_subnet(supernet.space, rng) for _ in range(subnets)]
-    evaluator, evaluator_before = finished.evaluator(supernet), finished.evaluator(before)
+    drawn = [sample_subnet(elastic.space, rng) for _ in range(subnets)]
+    evaluator, evaluator_before = finished.evaluator(elastic), finished.evaluator(before)
     accuracy: dict[str, list[float]] = {"int8": [], "same_weights_fp32": [], "fp32_phase": []}
     with progress("subnets", len(drawn)) as tick:
         for number, subnet in enumerate(drawn):
@@ -62,7 +66,7 @@ def main(
     gaps = {name: points[name] - points["int8"] for name in ("same_weights_fp32", "fp32_phase")}
     gaps["trained_alone"] = 100 * np.array(by_itself) - points["int8"][:alone]
     print_table(
-        f"Accuracy of {subnets} random subnets of {supernet.space.code} on val, minus their INT8 accuracy, points",
+        f"Accuracy of {subnets} random subnets of {elastic.space.code} on val, minus their INT8 accuracy, points",
         ("FP32 accuracy", "subnets", "mean", "smallest", "largest"),
         [
             (name.replace("_", " "), len(gap), f"{gap.mean():+.2f}", f"{gap.min():+.2f}", f"{gap.max():+.2f}")
@@ -80,8 +84,14 @@ def main(
         what = f"trained alone: mean of {alone} at most {ALONE_GAP} point above"
         checks.append(Check(what, f"{mean:+.2f}", mean <= ALONE_GAP))
     print_checks(checks)
-    content = {"device": device, "space": supernet.space.code, "subnets": [subnet.code for subnet in drawn]}
-    write_result("quantized_for_all", content | {"accuracy": accuracy | {"trained_alone": by_itself}}, checks)
+    content = {
+        "device": device,
+        "supernet": supernet,
+        "space": elastic.space.code,
+        "subnets": [subnet.code for subnet in drawn],
+        "accuracy": accuracy | {"trained_alone": by_itself},
+    }
+    write_result(f"quantized_for_all{finished.suffix}", content, checks)
 
 
 def _trained_alone(finished: FinishedRun, subnet: Subnet, evaluator: SubnetEvaluator, seed: int) -> float:

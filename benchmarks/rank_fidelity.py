@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from common import Check, print_checks, print_table, write_result
 from scipy.stats import kendalltau
-from trained import FinishedRun, finished_run
+from trained import OWN, FinishedRun, finished_run
 
 from spaceevo.artifacts import read_table
 from spaceevo.latency.devices import read_own_predictor
@@ -35,15 +35,19 @@ PROXIES = {"loss": -1, "nsr": -1, "macs": 1}  # and whether more of it is good
 def main(
     results: Path = Path("results"),
     device: str = "cpu",
-    params: Path = Path("params.yaml"),
+    configfile: Path | None = None,
+    supernet: str = OWN,
     subnets: int = 100,
     fewest_spaces: int = 6,
     seed: int = 0,
     threads: int = 1,
 ) -> None:
-    """Compare with the INT8 accuracy that the supernets in `results`, made with `params`, give."""
+    """Compare with the INT8 accuracy of the supernets in `results`, which params.yaml and `configfile` made.
+
+    Subnets are those of `supernet`, one of the device's folder, such as comparison/evolved/supernet_0.
+    """
     torch.set_num_threads(threads)
-    finished = finished_run(results, device, params)
+    finished = finished_run(results, device, configfile, supernet)
     drawn, stages = _subnets(finished, subnets, seed)
     groups = {"all": drawn, **{f"{resolution} pixels": group for resolution, group in drawn.groupby("resolution")}}
     taus: dict[str, dict[str, float]] = {
@@ -66,6 +70,7 @@ def main(
     ]
     content: dict[str, Any] = {
         "device": device,
+        "supernet": supernet,
         "split": "test",
         "subnets": drawn.to_dict("list"),
         "tau_of_subnets": taus,

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from common import Check, print_checks, print_table, write_result
+from trained import params_with
 
 from spaceevo.artifacts import read_json
-from spaceevo.config import Params, load_params
+from spaceevo.config import Params
 from spaceevo.data.loader import materialise
 from spaceevo.data.names import split_suffix
 from spaceevo.data.splits import load_split
@@ -25,10 +26,10 @@ SPAN = 0.05  # of INT8 accuracy between the smallest and the largest subnet of a
 ROUNDING = 1e-9  # so that 0.5 points are within 0.5 points
 
 
-def main(results: Path = Path("results"), params: Path = Path("params.yaml"), threads: int = 1) -> None:
-    """Read the cards in `results`, made with the parameter file `params`, and evaluate the ends of each space."""
+def main(results: Path = Path("results"), configfile: Path | None = None, threads: int = 1) -> None:
+    """Read the cards in `results`, which params.yaml and `configfile` made, and evaluate the ends of each space."""
     torch.set_num_threads(threads)
-    settings = load_params(params)
+    settings = params_with(configfile)
     cards = {
         device: [read_json(results / device / f"seqnet_{name}.json", "card") for name in SEQNETS]
         for device in settings.devices
