@@ -100,7 +100,7 @@ def main(
         checks.append(Check(f"{len(spaces)} spaces: τ at least {SPACES_TAU}", f"{tau:.3f}", tau >= SPACES_TAU))
         content |= {"spaces": spaces.to_dict("list"), "tau_of_spaces": tau, "correlations_within_budgets": correlations}
     print_checks(checks)
-    write_result("rank_fidelity", content, checks)
+    write_result(f"rank_fidelity{finished.suffix}", content, checks)
 
 
 def _tau(first: pd.Series[float], second: pd.Series[float]) -> float:
