@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -109,7 +110,8 @@ def _prepare_image_folder(
     if folder.unreadable:
         print(f"{folder.unreadable} pictures under {root} do not open and were left out.", file=sys.stderr)
     if copy_side is not None:
-        copies = Path(outputs["train"]).parent / f"copies_{copy_side}"
+        of_root = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+        copies = Path(outputs["train"]).parent / f"copies_{copy_side}_{of_root}"
         info = replace(info, copies=copies.as_posix(), copy_side=copy_side)
     for split, listing in folder.splits.items():
         save_manifest(outputs[split], listing.paths, listing.labels, info, record)

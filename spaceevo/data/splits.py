@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ _ARRAY_KIND = "split"
 _MANIFEST_KIND = "manifest"
 
 COPY_QUALITY = 95  # of JPEG
+SAME_TIME_S = 1.0  # a copy has its original's time of modification, which some file systems keep in whole seconds
 
 Labels = npt.NDArray[np.int64]
 
@@ -43,7 +45,7 @@ class SplitInfo:
         mean, std: of each channel, of pixels in [0, 1].
         root: where a manifest's pictures are; empty for arrays.
         unreadable: pictures of the whole dataset that were left out because they do not open.
-        copies: folder of resized copies of a manifest's pictures; empty where there are none.
+        copies: folder of resized copies of the pictures under `root`; empty where there are none.
         copy_side: their shorter side, pixels.
     """
 
@@ -190,14 +192,25 @@ class FolderSplit(Split):
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
     def _picture(self, path: str) -> Image.Image:
-        """The picture, or its smaller copy, which is made when the picture is first asked for."""
+        """The picture, or its smaller copy, made when the picture is first asked for and anew where it has changed."""
         original = Path(self.info.root) / path
         if not self.info.copies:
             return read_picture(original)
         copy = Path(self.info.copies) / f"{path}.jpg"
-        if not copy.is_file():
+        modified = _modified(original)
+        if modified is None or abs(modified - (_modified(copy) or 0.0)) > SAME_TIME_S:
             write_bytes(copy, _smaller(read_picture(original), self.info.copy_side))
+            if modified is not None:
+                os.utime(copy, (modified, modified))
         return read_picture(copy)
+
+
+def _modified(path: Path) -> float | None:
+    """When a file was last modified, in seconds since 1970; None where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
 
 
 def _smaller(picture: Image.Image, side: int) -> bytes:

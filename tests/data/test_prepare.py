@@ -1,4 +1,4 @@
-import shutil
+import os
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ def test_clutter(tmp_path: Path) -> None:
 
 
 def test_copies_of_an_image_folder(tmp_path: Path) -> None:
-    """Made once, when a picture is first read; from then on the original is not opened, and pixels stay the same."""
+    """Made once, when a picture is first read; the original is not opened again while it stays as it is."""
     rng = np.random.default_rng(0)
     for name in ("ant", "bee"):
         (tmp_path / "root" / name).mkdir(parents=True)
@@ -50,16 +50,58 @@ def test_copies_of_an_image_folder(tmp_path: Path) -> None:
     prepare_dataset("imagefolder", plain, seed=0, root=tmp_path / "root")
     prepare_dataset("imagefolder", copied, seed=0, root=tmp_path / "root", copy_side=24)
     split, original = load_split(copied["train"]), load_split(plain["train"])
-    folder = tmp_path / "copied" / "copies_24"
-    assert not folder.exists() and split.digest() != original.digest()
+    assert split.digest() != original.digest()
+    assert [path.name for path in (tmp_path / "copied").iterdir() if path.is_dir()] == []
     first, pixels = split.fetch(range(4), 16), original.fetch(range(4), 16)
     assert 0 < float((first.float() - pixels.float()).abs().mean()) < 10
-    made = sorted(folder.rglob("*.jpg"))
+    made = sorted((tmp_path / "copied").glob("copies_24_*/**/*.jpg"))
     assert len(made) == 4
     assert all(min(Image.open(path).size) == 24 for path in made)
-    shutil.rmtree(tmp_path / "root")
-    (tmp_path / "root").mkdir()
+    for path in (tmp_path / "root").rglob("*.jpg"):
+        times = path.stat()
+        path.write_bytes(b"not opened")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert np.array_equal(load_split(copied["train"]).fetch(range(4), 16), first)
+
+
+def grey_pictures(root: Path, value: int) -> None:
+    for name in ("ant", "bee"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for index in range(10):
+            Image.new("RGB", (40, 30), (value,) * 3).save(root / name / f"{index}.png")
+
+
+def test_copies_are_of_the_pictures_there_now(tmp_path: Path) -> None:
+    """Of another root with files of the same names, and of pictures that have been replaced, copies are made anew."""
+    grey_pictures(tmp_path / "first", 10)
+    grey_pictures(tmp_path / "second", 240)
+    for path in (tmp_path / "first").rglob("*.png"):  # nothing but the root tells these files apart
+        times = path.stat()
+        os.utime(tmp_path / "second" / path.relative_to(tmp_path / "first"), ns=(times.st_atime_ns, times.st_mtime_ns))
+    paths = outputs(tmp_path / "splits", "imagefolder")
+
+    def fetched(root: str) -> float:
+        prepare_dataset("imagefolder", paths, seed=0, root=tmp_path / root, copy_side=24)
+        return float(load_split(paths["train"]).fetch(range(4), 16).float().mean())
+
+    assert fetched("first") == 10
+    assert fetched("second") == 240
+    grey_pictures(tmp_path / "second", 99)
+    for path in (tmp_path / "second").rglob("*.png"):
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime + 60))
+    assert fetched("second") == 99
+
+
+def test_a_picture_that_is_gone_is_named_in_spite_of_its_copy(tmp_path: Path) -> None:
+    grey_pictures(tmp_path / "root", 10)
+    paths = outputs(tmp_path / "splits", "imagefolder")
+    prepare_dataset("imagefolder", paths, seed=0, root=tmp_path / "root", copy_side=24)
+    split = load_split(paths["val"])
+    split.fetch([0], 16)
+    for path in (tmp_path / "root").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"root.*\.png cannot be read"):
+        split.fetch([0], 16)
 
 
 def test_image_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
