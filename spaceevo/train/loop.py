@@ -87,7 +87,7 @@ def train(
     one alone reports and writes checkpoints. With `recipe.ema`, the module ends with the average of its weights.
 
     Raises:
-        TrainingError: a loss is not finite, memory runs out, or processes cannot share a batch evenly.
+        TrainingError: a loss or gradient is not finite, memory runs out, or processes cannot share a batch evenly.
     """
     keep_freed_memory()
     module.to(accelerator.device).train()
@@ -112,12 +112,13 @@ def train(
             with _enough_memory(task, recipe, step):
                 parts = objective(step, images_on(x, device), y.to(device, non_blocking=True))
                 losses = back_propagate(parts, trained, side_by_side, autocast)
-            total = _checked(losses, _average_gradients(parameters, losses, accelerator), step, rate, task)
-            nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+            total = _average_gradients(parameters, losses, accelerator)
+            norm = nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+            loss = _checked(losses, total, norm, step, rate, task) / len(losses)
             optimizer.step()
             if average is not None:
                 average.update(step)
-            tick(step + 1, f"loss {total / len(losses):.3f}")
+            tick(step + 1, f"loss {loss:.3f}")
             due = (step + 1) % task.checkpoint_steps == 0 or step + 1 == steps
             if due and accelerator.is_main_process:
                 _save(task.checkpoint, run, step + 1, module, optimizer, average, record)
@@ -275,16 +276,20 @@ def _optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             return Muon(weights, others, recipe.learning_rate, MOMENTUM, recipe.matrix_share)
 
 
-def _checked(losses: Mapping[str, Tensor], total: Tensor, step: int, rate: float, task: Task) -> float:
-    """The sum of all losses as a number, the one value of a step that is waited for."""
-    number = float(total)
-    if not math.isfinite(number):
+def _checked(losses: Mapping[str, Tensor], total: Tensor, norm: Tensor, step: int, rate: float, task: Task) -> float:
+    """The sum of all losses as a number: it and the norm of the gradient are what a step waits for.
+
+    A loss may be finite whose gradient is not, and one step by that would spoil every weight.
+    """
+    number, length = torch.stack([total, norm.to(total)]).tolist()
+    if not (math.isfinite(number) and math.isfinite(length)):
         culprits = [name for name, loss in losses.items() if not bool(torch.isfinite(loss))]
+        what = "the gradient" if math.isfinite(number) else f"the loss of {(culprits or ['another process'])[0]}"
         raise TrainingError(
-            f"{task.label}: the loss of {(culprits or ['another process'])[0]} is not finite at step {step} "
-            f"(learning rate {rate:.3g}): lower the learning rate; the last good checkpoint is kept."
+            f"{task.label}: {what} is not finite at step {step} (learning rate {rate:.3g}): lower the learning rate; "
+            "the last good checkpoint is kept."
         )
-    return number
+    return float(number)
 
 
 def _average_gradients(

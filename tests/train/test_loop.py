@@ -256,6 +256,24 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(sett
     assert all(np.isfinite(array).all() for array in arrays.values())
 
 
+@pytest.mark.parametrize("step_of_it", [7, STEPS - 1])
+def test_a_gradient_that_is_not_finite_is_not_taken(setting, step_of_it):
+    """Of a loss that is: the square root's slope at zero is infinite."""
+    net = Net()
+
+    def objective(step, x, y):
+        yield from cross_entropy(net)(step, x, y)
+        if step == step_of_it:
+            yield Part("a root", net, lambda: (0 * net.linear.bias.sum()).sqrt())
+
+    with pytest.raises(TrainingError, match=f"a net: the gradient is not finite at step {step_of_it} "):
+        setting.run(net, objective=objective)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in net.parameters())
+    arrays, content = read_tensors(setting.task.checkpoint, CHECKPOINT_KIND)
+    assert content["step"] == step_of_it // 3 * 3
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
 def test_steps_that_cannot_be_are_refused(setting):
     with pytest.raises(DataError, match="A batch of 65 is more than the 64 images"):
         setting.run(Net(), recipe=RECIPE.model_copy(update={"batch_size": 65}))
