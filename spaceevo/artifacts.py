@@ -92,7 +92,7 @@ def _gpus_held() -> int:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0
-    return int(os.environ.get("WORLD_SIZE", "1"))  # as accelerate launch sets it
+    return int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun sets it
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from spaceevo.nn.execute import Then, execute
 from spaceevo.nn.norm import is_worth_it, norm_and_quantize, norm_and_rectify
 from spaceevo.nn.plain import PlainBlock, PlainStage, plain_stage
 from spaceevo.nn.plan import Conv, Linear, Plan
-from spaceevo.nn.processes import mean_over_processes, several_processes
+from spaceevo.nn.processes import batch_norm_over_processes, several_processes
 from spaceevo.quant.grids import GridKind, grid_kinds
 from spaceevo.quant.quantizers import ActivationQuantizer, Precision, WeightQuantizer, activation_quantizer, fp32, int8
 from spaceevo.slices import sliced
@@ -87,11 +87,7 @@ class ElasticNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self._sliced(x)
         if self.training and several_processes():
-            mean = mean_over_processes(x.mean((0, 2, 3)))
-            centred = x - mean.view(-1, 1, 1)
-            var = mean_over_processes(centred.square().mean((0, 2, 3)))
-            gain = weight * (var + self.eps).rsqrt()
-            return centred * gain.view(-1, 1, 1) + bias.view(-1, 1, 1)
+            return batch_norm_over_processes(x, weight, bias, self.eps)
         if self.training:
             return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
         mean, var = self.running_mean[: len(weight)], self.running_var[: len(weight)]

@@ -45,6 +45,10 @@ class SubnetTeacher(nn.Module):
             if name in body
         }
 
+    def untrained(self) -> nn.Module:
+        """What no pretrained weights are for: all of it."""
+        return self
+
     def features(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Name and output [N, C, H, W] of each stage of the hyperspace's body, at the resolution of `x`."""
         for name, stage in self.network.stages.items():
@@ -94,16 +98,20 @@ class EfficientNetTeacher(nn.Module):
             )
         self.model = cast(nn.Module, models.get_model(name, weights="DEFAULT" if pretrained else None))
         _use_own_convolutions(self.model)
-        *_, last = cast(nn.Sequential, self.model.classifier)
-        if last.out_features != num_classes:
-            cast(nn.Sequential, self.model.classifier)[-1] = nn.Linear(cast(int, last.in_features), num_classes)
-        self.stage_names = [stage.name for stage in hyperspace.body]
         features = cast(nn.Sequential, self.model.features)
-        if len(self.stage_names) != EFFICIENTNET_STAGES - 1:
+        self.stage_names = [stage.name for stage in hyperspace.body]
+        if not len(self.stage_names) == len(features) - 1 == EFFICIENTNET_STAGES - 1:
             raise ParamsError(
-                f"teacher.model: {name} has 8 stages, {hyperspace.name} has {len(self.stage_names)} before its head: "
-                "use a space code of this hyperspace as the teacher."
+                f"teacher.model: {name} has {len(features) - 1} stages, {hyperspace.name} has {len(self.stage_names)} "
+                f"before its head, where both should have {EFFICIENTNET_STAGES - 1}: use a space code of this "
+                "hyperspace as the teacher."
             )
+        classifier = cast(nn.Sequential, self.model.classifier)
+        last = cast(nn.Linear, classifier[-1])
+        self._new_last = last.out_features != num_classes
+        self._pretrained = pretrained
+        if self._new_last:
+            classifier[-1] = nn.Linear(last.in_features, num_classes)
         self.widths: dict[str, int] = {}
         with torch.no_grad():
             was_training = self.training
@@ -111,7 +119,12 @@ class EfficientNetTeacher(nn.Module):
             for stage, y in self.features(torch.zeros(1, 3, 64, 64)):
                 self.widths[stage] = y.shape[1]
             self.train(was_training)
-        assert len(features) == EFFICIENTNET_STAGES
+
+    def untrained(self) -> nn.Module:
+        """What no pretrained weights are for: all of it, or the last layer of other classes, or nothing."""
+        if not self._pretrained:
+            return self
+        return nn.ModuleList(list(cast(nn.Sequential, self.model.classifier))[-1:] if self._new_last else [])
 
     def features(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Name and output [N, C, H, W] of each stage of the hyperspace's body, at the resolution of `x`."""

@@ -25,6 +25,8 @@ def accelerator_device() -> torch.device:
 def recalibrate(module: nn.Module, run: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:
     """Recompute all BatchNorm statistics of `module` as the plain average over `batches`; leaves it in eval mode.
 
+    In that mode is all the rest of it from the start, so that nothing is dropped out.
+
     Args:
         module: network of ordinary layers.
         run: runs it once on a batch, in the precision it will be used in.
@@ -34,7 +36,9 @@ def recalibrate(module: nn.Module, run: Callable[[Tensor], object], batches: Ite
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
-    module.train()
+    module.eval()
+    for norm in norms:
+        norm.train()
     for batch in batches:
         run(batch)
     module.eval()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -15,6 +17,7 @@ from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import Split
 from spaceevo.data.transforms import resize
 from spaceevo.nn.layout import images_on
+from spaceevo.nn.processes import norms_over_processes
 from spaceevo.nn.store import TeacherAccuracy
 from spaceevo.nn.teacher import Teacher, Teachers, sharing_weights
 from spaceevo.train.evaluate import EVALUATION_BATCH, RECALIBRATION_BATCH, recalibrate, share_right
@@ -32,17 +35,33 @@ def train_teacher(
     record: Record,
     accelerator: Accelerator,
 ) -> None:
-    """Train in place; every step at one of `resolutions`, drawn at random: students ask for features at all of them."""
+    """Train in place; every step at one of `resolutions`, drawn at random: students ask for features at all of them.
+
+    Processes normalise by the batch they share; each drops out values and blocks of its own share.
+    """
 
     def objective(step: int, x: Tensor, y: Tensor) -> Iterator[Part]:
         resolution = int(subnet_rng(task.seed, step).choice(resolutions))
 
         def loss() -> Tensor:
-            return F.cross_entropy(teacher(resize(x, resolution)), y, label_smoothing=label_smoothing)
+            with _dropout_of(task.seed, step, accelerator):
+                logits = teacher(resize(x, resolution))
+            return F.cross_entropy(logits, y, label_smoothing=label_smoothing)
 
         yield Part(f"the teacher at {resolution} pixels", teacher, loss)
 
-    train(teacher, objective, recipe, task, record, accelerator)
+    with norms_over_processes(teacher):
+        train(teacher, objective, recipe, task, record, accelerator)
+
+
+@contextmanager
+def _dropout_of(seed: int, step: int, accelerator: Accelerator) -> Iterator[None]:
+    """Seed torch's own generators, which torchvision's networks drop out by, for a step; then they are as before."""
+    device = accelerator.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        rng = np.random.default_rng([seed, step, accelerator.process_index])
+        torch.manual_seed(int(rng.integers(2**63)))
+        yield
 
 
 def teachers_at(teacher: Teacher, resolutions: Sequence[int], split: Split, images: int, seed: int) -> Teachers:

@@ -11,6 +11,7 @@ from spaceevo.nn import norm
 from spaceevo.nn.elastic import ElasticNorm
 from spaceevo.nn.execute import Then
 from spaceevo.nn.norm import LARGE, coded_by_norm, is_worth_it, norm_and_quantize, norm_and_rectify
+from spaceevo.nn.processes import batch_norm_over_processes
 from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
 
 RECTIFIERS = {None: lambda x: x, "relu": F.relu, "relu6": F.relu6}
@@ -122,3 +123,14 @@ def test_an_elastic_norm_gives_the_same_in_one(monkeypatch, then):
     assert torch.allclose(elastic.and_then(x, fp32, then), apart[fp32], atol=1e-4)
     steps = ((elastic.and_then(x, int8, then) - apart[int8]).abs() / then.quantizer.scale()).detach()
     assert float(steps.max()) < 1.01 and float((steps > 0.01).double().mean()) < 1e-3  # half-way between two levels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_that_processes_share_is_torchs_where_one_has_all(dtype):
+    """Statistics are in float32 whatever the type, which bfloat16 would round to three digits."""
+    x, weight, bias = inputs((16, 12, 6, 6))
+    x = x.detach().to(dtype)
+    found = batch_norm_over_processes(x, weight, bias, 1e-5)
+    expected = F.batch_norm(x.float(), None, None, weight, bias, training=True, eps=1e-5)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected.to(dtype), rtol=1e-5 if dtype == torch.float32 else 2**-7, atol=1e-5)

@@ -83,7 +83,7 @@ def test_features_are_steps_on_the_way_to_the_logits(teacher):
 @torch.no_grad()
 def test_features_of_an_efficientnet():
     made = build_teacher("efficientnet_b0", load_hyperspace("mobilew"), 7, GRID).eval()
-    assert isinstance(made, EfficientNetTeacher)
+    assert isinstance(made, EfficientNetTeacher) and made.untrained() is made
     x = pictures(1, 64)
     features = dict(made.features(x))
     assert list(features) == ["first_conv", *(f"stage{i}" for i in range(7))] == list(made.widths)
@@ -100,6 +100,10 @@ def test_a_pretrained_efficientnet_serves_any_number_of_classes(monkeypatch):
     api = import_torchvision().models._api
     monkeypatch.setattr(api.WeightsEnum, "get_state_dict", lambda self, *args, **kwargs: weights)
     made = build_teacher("efficientnet_b0", mobilew, 7, GRID, pretrained=True).eval()
+    assert sorted(name for name, _ in made.untrained().named_parameters()) == ["0.bias", "0.weight"]
+    assert next(made.untrained().parameters()).data_ptr() == made.model.classifier[-1].weight.data_ptr()
+    unchanged = build_teacher("efficientnet_b0", mobilew, 1000, GRID, pretrained=True)
+    assert not list(unchanged.untrained().parameters())
     stem = "features.0.0.weight"
     assert torch.equal(made.model.state_dict()[stem], weights[stem])
     assert made(pictures(1, 64)).shape == (1, 7)
@@ -109,6 +113,7 @@ def test_a_pretrained_efficientnet_serves_any_number_of_classes(monkeypatch):
     ("model", "error", "sentence"),
     [
         ("efficientnet_b0", ParamsError, "efficientnet_b0 has 8 stages, tiny has "),
+        ("efficientnet_v2_s", ParamsError, "efficientnet_v2_s has 7 stages, tiny has "),
         ("efficientnet_b99", ParamsError, "efficientnet_b99"),
         ("mobilew-122222-155400", ParamsError, "the stages of mobilew-122222-155400 are not those of tiny"),
         ("tiny-99999999-99999999", CodeError, "tiny-99999999-99999999"),

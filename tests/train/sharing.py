@@ -17,23 +17,25 @@ from spaceevo.space import Space
 from spaceevo.train.blocks import Students, distill
 from spaceevo.train.loop import Task
 from spaceevo.train.supernet import train_fp32, train_int8
+from spaceevo.train.teacher import train_teacher
 
 SPACE = Space(small_hyperspace(), (0, 2), (1, 0))
 RECIPE = Recipe(epochs=0.25, batch_size=16, learning_rate=0.01, ema=0.9)  # one step
 
 
-def main(folder: Path) -> None:
-    """Leave the checkpoints of one step each in `folder`."""
+def main(folder: Path, processes: int) -> None:
+    """Leave the checkpoints of one step each in `folder`; it should be run in so many processes."""
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == processes
     split, augment = made_split(), Augment(shift=1, horizontal_flip=True)
     task = Task("supernet", split, 12, 0, folder / "supernet.safetensors", augment, checkpoint_steps=1)
     sandwich = Sandwich(random_subnets=2, dropout=0.3)
     supernet = Supernet(SPACE, 4, GRID)
-    initialise(supernet, torch.Generator().manual_seed(0))
+    randomise(supernet, 0)
     train_fp32(supernet, sandwich, RECIPE, task.phase("fp32"), Record({}), accelerator)
     supernet = Supernet(SPACE, 4, GRID)
-    initialise(supernet, torch.Generator().manual_seed(0))
+    randomise(supernet, 0)
     train_int8(supernet, sandwich, RECIPE, task.phase("int8"), 2, Record({}), accelerator)
 
     teachers.parse_space = lambda code: SPACE
@@ -46,6 +48,11 @@ def main(folder: Path) -> None:
     by_resolution = dict.fromkeys(SPACE.hyperspace.block_kd_resolutions, teacher)
     distill(students, by_resolution, params, blocks, Record({}), accelerator)
 
+    learner = teachers.SubnetTeacher("small-02-10", SPACE.hyperspace, 4, GRID)
+    initialise(learner, torch.Generator().manual_seed(0))
+    of_teacher = replace(task, label="teacher", checkpoint=folder / "teacher.safetensors")
+    train_teacher(learner, SPACE.hyperspace.block_kd_resolutions, 0.1, RECIPE, of_teacher, Record({}), accelerator)
+
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

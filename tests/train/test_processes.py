@@ -20,11 +20,11 @@ RECIPE = Recipe(epochs=1, batch_size=16, learning_rate=0.1)
 SCRIPT = Path(__file__).with_name("sharing.py")
 
 
-def launch(folder: Path, *launcher: str) -> None:
+def launch(folder: Path, processes: int, *launcher: str) -> None:
     folder.mkdir()
     path = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, *launcher, str(SCRIPT), str(folder)]
+    words = [sys.executable, *launcher, str(SCRIPT), str(folder), str(processes)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
 
@@ -33,12 +33,12 @@ def launch(folder: Path, *launcher: str) -> None:
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders with the checkpoints of one process and of two."""
     one, two = (tmp_path_factory.mktemp("sharing") / name for name in ("one", "two"))
-    launch(one)
-    launch(two, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2")
+    launch(one, 1)
+    launch(two, 2, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     return one, two
 
 
-@pytest.mark.parametrize("name", ["supernet.fp32", "supernet.int8", "blocks.fp32"])
+@pytest.mark.parametrize("name", ["supernet.fp32", "supernet.int8", "blocks.fp32", "teacher"])
 def test_gradients_of_two_processes_are_those_of_one(checkpoints: tuple[Path, Path], name: str) -> None:
     """Adam's first moment after one step is a tenth of the gradient: statistics, dropout and losses agree too."""
     (one, _), (two, _) = (read_tensors(folder / f"{name}.safetensors", CHECKPOINT_KIND) for folder in checkpoints)

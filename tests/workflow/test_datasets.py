@@ -46,6 +46,7 @@ def run(folder: Path, settings: str, changes: dict[str, Any]) -> Path:
     (folder / "quick.yaml").write_text(yaml.safe_dump(quick() | changes))
     done = snakemake(folder, "--configfile", f"params/{settings}.yaml", "quick.yaml", "--", TARGET)
     assert done.returncode == 0, done.stderr[-5000:]
+    assert ("--nproc-per-node 2" in done.stderr) == (changes.get("processes") == 2)
     assert (folder / TARGET).stat().st_size > 1000
     return folder / "results"
 

@@ -93,15 +93,12 @@ def training(mb):
         "runtime": minutes(24 * 60),
         "workers": PARAMS.workers,
         "checkpoint_steps": PARAMS.checkpoint_steps,
-        "launcher": launcher(PARAMS.processes, PARAMS.threads),
+        "launcher": launcher(PARAMS.processes),
     }
 
 
-def launcher(processes, threads):
+def launcher(processes):
     """The command that runs a training script in this many processes; a profile may put its own in its place."""
     if processes == 1:
         return "python"
-    return (
-        f"accelerate launch --num_processes {processes} --num_machines 1 --mixed_precision no --dynamo_backend no "
-        f"--num_cpu_threads_per_process {threads}"
-    )
+    return f"python -m torch.distributed.run --standalone --nproc-per-node {processes}"

@@ -39,8 +39,7 @@ def main(
     space = load_hyperspace(hyperspace)
     resolutions = space.block_kd_resolutions
     network = build_teacher(teacher.model, space, len(spec.classes), spec.grid, teacher.pretrained)
-    if not teacher.pretrained:
-        initialise(network, torch.Generator().manual_seed(seed))
+    initialise(network.untrained(), torch.Generator().manual_seed(seed))
     task = Task("teacher", split, resolutions[-1], seed, checkpoint, augment, checkpoint_steps, workers)
     train_teacher(network, resolutions, teacher.label_smoothing, teacher.recipe, task, record, accelerator)
     if accelerator.is_main_process:
