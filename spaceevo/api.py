@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from spaceevo.artifacts import Record
+from spaceevo.data.pictures import batch_count
 from spaceevo.errors import ExportError
 from spaceevo.export import simulation
 from spaceevo.export.description import file_description, model_description
@@ -166,7 +167,8 @@ def extract(supernet: Supernet, subnet: Subnet | str, images: Tensor | None = No
     network = supernet.extract(subnet).eval()
     if images is not None:
         precision = int8 if is_quantized(network) else fp32
-        recalibrate(network, partial(network, precision=precision), torch.split(images, BATCH))
+        batches = images.tensor_split(batch_count(len(images), BATCH))
+        recalibrate(network, partial(network, precision=precision), batches)
     return network
 
 

@@ -17,6 +17,7 @@ from spaceevo.errors import ParamsError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]  # BatchNorm has no statistics of one picture
 
 
 class Section(BaseModel):
@@ -135,7 +136,7 @@ class TeacherParams(Section):
     model: str = Field(description="a space code (its largest subnet) or a torchvision EfficientNet")
     pretrained: bool = Field(False, description="EfficientNet: start from torchvision's ImageNet weights")
     label_smoothing: Share = Field(0.0, description="of its cross-entropy")
-    recalibration_images: Positive = Field(
+    recalibration_images: Several = Field(
         2048, description="that BatchNorm statistics are recomputed on, by resolution"
     )
     recipe: Recipe
@@ -338,7 +339,7 @@ class SearchParams(Section):
     """Searching the supernet."""
 
     settings: SubnetSearchSettings
-    recalibration_images: Positive = Field(description="that BatchNorm statistics are recomputed on")
+    recalibration_images: Several = Field(description="that BatchNorm statistics are recomputed on")
     val_images: Positive = Field(description="that accuracy is measured on")
     shortlist: ShortlistSettings = ShortlistSettings()
     remeasure: bool = Field(
@@ -349,7 +350,7 @@ class SearchParams(Section):
 class ExportParams(Section):
     """Writing and verifying the INT8 files."""
 
-    recalibration_images: Positive = Field(description="that final BatchNorm statistics are computed on")
+    recalibration_images: Several = Field(description="that final BatchNorm statistics are computed on")
     verify_images: Positive = Field(description="test images on which files and simulation are compared")
     agreement: Share = Field(0.995, description="share of them that must have the same top class")
 

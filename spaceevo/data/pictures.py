@@ -18,6 +18,14 @@ KEPT_BYTES = 2 << 30  # of one set of pictures
 _STORED = 0  # in the place of a resolution: as they came, before they are normalised
 
 
+def batch_count(pictures: int, most: int) -> int:
+    """How many batches of at most so many pictures, all of which are as large as one another but for one picture.
+
+    The last of full ones could be of a single picture, which BatchNorm has no statistics of.
+    """
+    return -(-pictures // most)
+
+
 class Pictures:
     """Batches of pictures that can be gone through again and again, always in the same order.
 
@@ -58,6 +66,7 @@ class Pictures:
         """All pictures of a split, or a seeded, class-balanced `limit` of them, in its order.
 
         Args:
+            batch_size: at most.
             resolution: at which pictures without a common size are read, in pixels.
 
         Raises:
@@ -66,7 +75,7 @@ class Pictures:
         if limit is not None and limit < 1:
             raise DataError(f"The limit of images is {limit}: it must be 1 or more.")
         chosen = balanced_subset(split.labels, len(split) if limit is None else limit, seed)
-        parts = np.split(chosen, range(batch_size, len(chosen), batch_size))
+        parts = np.array_split(chosen, batch_count(len(chosen), batch_size))
         return Pictures(
             lambda number: split.fetch(parts[number], resolution),
             len(parts),
@@ -78,7 +87,7 @@ class Pictures:
     @staticmethod
     def of_tensor(images: Tensor, batch_size: int, labels: Tensor | None = None) -> Pictures:
         """Normalised images, float32 [N, 3, H, W], that are in memory already."""
-        parts = torch.split(images, batch_size)
+        parts = images.tensor_split(batch_count(len(images), batch_size))
         return Pictures(lambda number: parts[number], len(parts), labels, lambda x: x)
 
     def batches(self, resolution: int) -> Iterator[Tensor]:

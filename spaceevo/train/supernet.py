@@ -188,6 +188,8 @@ def _dropout(probability: float, seed: int, step: int, share: tuple[int, int]) -
     def dropout(x: Tensor) -> Tensor:
         index, processes = share
         kept = torch.rand((len(x) * processes, *x.shape[1:]), generator=generator)[index::processes] >= probability
-        return x * kept.to(x.device) / (1 - probability)
+        if x.is_cuda:  # from pinned memory, for which nothing waits
+            kept = kept.pin_memory()
+        return x * kept.to(x.device, non_blocking=True) / (1 - probability)
 
     return dropout

@@ -50,9 +50,19 @@ def test_what_is_not_kept_is_made_anew(kept_bytes: int, fetched: int) -> None:
 def test_tensors_are_batches_too() -> None:
     x, y = materialise(made_split(), 12)
     pictures = Pictures.of_tensor(x, 50, y)
-    assert [len(batch) for batch in pictures.batches(12)] == [50, 14]
+    assert [len(batch) for batch in pictures.batches(12)] == [32, 32]
     assert torch.equal(torch.cat(list(pictures.batches(8))), resize(x, 8))
     assert pictures.labels is y
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(21, [11, 10]), (20, [20]), (41, [14, 14, 13]), (1, [1])])
+def test_no_batch_is_left_with_a_single_picture(count: int, sizes: list[int]) -> None:
+    """BatchNorm has no statistics of one value per channel."""
+    x, y = materialise(made_split(), 12, count, seed=0)
+    for pictures in (Pictures.of_split(made_split(), 12, 20, limit=count, seed=0), Pictures.of_tensor(x, 20, y)):
+        batches = list(pictures.batches(12))
+        assert [len(batch) for batch in batches] == sizes
+        assert torch.equal(torch.cat(batches), x)
 
 
 def test_an_impossible_limit() -> None:

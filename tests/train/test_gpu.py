@@ -106,7 +106,8 @@ def test_gradients_of_a_supernet(task, precision, tolerance):
 def test_nothing_in_a_step_waits(precision):
     """No part of a step asks the GPU for a number; the loop alone does, once per step."""
     supernet = made_supernet().cuda().train()
-    objective = sandwich_objective(supernet, SANDWICH, precision, 0)
+    sandwich = SANDWICH.model_copy(update={"dropout": 0.2})
+    objective = sandwich_objective(supernet, sandwich, precision, 0)
     x = torch.randn(16, 3, 12, 12, device="cuda")
     y = (torch.arange(16) % 4).cuda()
     back_propagate(objective(0, x, y), trained_parameters)  # fills caches
