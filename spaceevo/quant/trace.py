@@ -8,7 +8,7 @@ its place.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -115,7 +115,7 @@ class _Translation:
         return f"The layer {node.target} ({kind.__module__}.{kind.__qualname__})"
 
     def evaluate(self, node: fx.Node) -> Any:
-        args, kwargs = self.load(node.args), self.load(node.kwargs)
+        args, kwargs = _tensors_first(self.load(node.args), self.load(node.kwargs))
         match node.op:
             case "placeholder" if not self.values:
                 return Value(INPUT)
@@ -124,6 +124,8 @@ class _Translation:
             case "call_module":
                 target = str(node.target)
                 name = node.name if target in self.draft.shapes else target
+                if kwargs or len(args) != 1 or not isinstance(args[0], Value):
+                    raise UnsupportedError("it is given something else than one tensor")
                 return self.layer(self.module.get_submodule(target), args[0], name)
         if not args or not _has_value(args) or (node.target is operator.getitem and not isinstance(args[0], Value)):
             if callable(node.target):  # arithmetic on sizes, or one of several tensors
@@ -158,6 +160,9 @@ class _Translation:
     def function(self, function: str, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """What a function or method of a tensor makes of its arguments."""
         draft, (x, *rest) = self.draft, args
+        joined = function in ("cat", "concat") and all(isinstance(part, Value) for part in x)
+        if not (isinstance(x, Value) or joined):
+            raise UnsupportedError("its first argument is no tensor")
         if function in ACTIVATIONS:
             return draft.activate(x, ACTIVATIONS[function], name)
         match function, rest:
@@ -178,9 +183,9 @@ class _Translation:
                 return self.split(x, -(-channels // count), name)
             case "split", [int(width), *dim] if (dim or [kwargs.get("dim", 0)])[0] in (1, -3):
                 return self.split(x, width, name)
-            case "mean", [dims, *keep] if sorted(dim % 4 for dim in dims) == [2, 3]:
+            case "mean", [*given] if _is_of_maps(given[0] if given else kwargs.get("dim")):
                 pooled = draft.pool(x, name)
-                keepdim = keep[0] if keep else kwargs.get("keepdim", False)
+                keepdim = given[1] if given[1:] else kwargs.get("keepdim", False)
                 return pooled if keepdim else self.flatten(pooled, 1, -1, name)
             case "adaptive_avg_pool2d", [size]:
                 return self.pool(x, size, name)
@@ -233,6 +238,18 @@ class _Translation:
 
 def _function(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", str(node.target))
+
+
+def _tensors_first(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with that first which comes first in torch, though it may be given by its name."""
+    rest = dict(kwargs)
+    named = [rest.pop(name) for name in ("input", "tensors") if name in rest]
+    return (*named, *args), rest
+
+
+def _is_of_maps(dims: Any) -> bool:
+    """Whether these are the dimensions of a map, height and width."""
+    return isinstance(dims, tuple | list) and sorted(dim % 4 for dim in dims) == [2, 3]
 
 
 def _has_value(arguments: Any) -> bool:

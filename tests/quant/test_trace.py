@@ -50,6 +50,15 @@ def traced(function, **layers):
     return graph
 
 
+def test_arguments_may_be_given_by_their_names():
+    def function(m, x):
+        y = torch.cat(tensors=[m.conv(input=x), x], dim=1)
+        return torch.flatten(input=F.relu(input=y).mean(dim=(2, 3), keepdim=True), start_dim=1)
+
+    graph = traced(function, conv=nn.Conv2d(3, 4, 1))
+    assert count(graph, ConcatNode) == 1 and graph.shapes[graph.output] == (7, 1, 1)
+
+
 def count(graph, *types):
     return sum(isinstance(node, types) for node in graph.nodes)
 
@@ -171,6 +180,11 @@ def test_an_unsupported_layer_is_one_sentence(layer, said):
     [
         (lambda m, x: torch.exp(x), "The operation exp (exp) cannot be exported"),
         (lambda m, x: x * 2, "The operation mul (mul)"),
+        (lambda m, x: 2 * x, "The operation mul (mul)"),
+        (lambda m, x: 1 + m.conv(x), "The operation add (add)"),
+        (lambda m, x: m.conv(x).mean(-1).mean(-1), "The operation mean (mean)"),
+        (lambda m, x: torch.stack([x, m.conv(x)]), "The operation stack (stack)"),
+        (lambda m, x: m.conv([x]), "The layer conv (torch.nn.modules.conv.Conv2d) cannot be exported"),
         (lambda m, x: x + m.conv(x)[:, :, ::2], "The operation getitem"),
         (lambda m, x: x + m.down(x), "different sizes"),
         (lambda m, x: x * m.down(x), "neither factor is a 1×1 map"),

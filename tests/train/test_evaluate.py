@@ -89,7 +89,7 @@ def test_an_evaluator_recalibrates_what_it_extracts(supernet, precision, toleran
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
     for subnet in random_subnets(supernet.space, 4, 0):
         network = supernet.extract(subnet)
-        batches = [train_images[:RECALIBRATION_BATCH], train_images[RECALIBRATION_BATCH:]]
+        batches = train_images.tensor_split(2)
         recalibrate(network, lambda batch, network=network: network(batch, precision), batches)
         expected = accuracy(network, images, labels, precision)
         assert evaluator.accuracy(subnet, precision) == pytest.approx(expected, abs=tolerance + 1e-9)
