@@ -198,19 +198,17 @@ class ElasticStage(nn.Module):
         return stage.train(self.training)
 
 
-def corner_plans(block_type: BlockType, in_widths: Sequence[int], widths: Sequence[int], stride: int) -> Iterator[Plan]:
+def covering_plans(
+    block_type: BlockType, in_widths: Sequence[int], widths: Sequence[int], stride: int
+) -> Iterator[Plan]:
     """Plans of a block that together have every layer and tensor of any choice, and each layer in its largest shape.
 
-    Shapes are monotone in every choice, so the corners of the choices give the largest; which layers and tensors
-    exist depends on the kernel size (chains) and on whether widths agree (shortcuts), so those are gone through.
+    These are the plans of all choices. A layer's shape grows with each of them, but where the others are at their
+    largest a layer may be absent: a shortcut where widths agree, or what expands where nothing is expanded.
     """
-    corners = product(
-        {min(in_widths), max(in_widths), *(set(in_widths) & set(widths))},
-        {min(widths), max(widths), *(set(in_widths) & set(widths))},
-        block_type.kernels,
-        {min(block_type.expands), max(block_type.expands)},
-    )
-    for in_channels, width, kernel, expand in sorted(corners):
+    for in_channels, width, kernel, expand in product(
+        sorted(set(in_widths)), sorted(set(widths)), sorted(block_type.kernels), sorted(block_type.expands)
+    ):
         choice = BlockChoice(kernel, width, expand)
         yield block_plan(block_type.block, block_type.activation, in_channels, choice, stride)
 
@@ -222,7 +220,7 @@ def _largest_layers(
     layers: dict[str, Conv | Linear] = {}
     norms: dict[str, int] = {}
     kinds: dict[str, GridKind] = {}
-    for plan in corner_plans(block_type, in_widths, widths, stride):
+    for plan in covering_plans(block_type, in_widths, widths, stride):
         kinds |= grid_kinds(plan)
         for op in plan.ops:
             if isinstance(op, Conv | Linear):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spaceevo.nn.elastic import corner_plans
+from spaceevo.nn.elastic import covering_plans
 from spaceevo.nn.plan import INPUT, Add, Conv, Gate, Linear, Op, Plan
 from spaceevo.nn.published import StageShape, published_layer, stage_shapes
 from spaceevo.quant.grids import LEVELS
@@ -92,7 +92,7 @@ def _blocks(space: Space, num_classes: int) -> Iterator[tuple[StageShape, int, s
     for stage in stage_shapes(space, num_classes):
         for index in range(stage.depths[-1]):
             stride = stage.stride if index == 0 else 1
-            plans = tuple(corner_plans(stage.block_type, arriving, stage.widths, stride))
+            plans = tuple(covering_plans(stage.block_type, arriving, stage.widths, stride))
             yield stage, index, f"stages.{stage.name}.blocks.{index}.", plans
             arriving = stage.widths
 

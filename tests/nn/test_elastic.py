@@ -1,5 +1,7 @@
 """Elastic stages equal what is extracted from them, bit for bit, and train what a choice uses and nothing else."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,21 @@ def test_a_stage_equals_what_is_extracted(block, stride, activation):
                 assert torch.equal(stage(x, choice, precision), plain(x, precision))
             assert not torch.equal(plain(x, fp32), plain(x, int8))
         assert torch.equal(stage(x, choice, int8), plain(x, int8))  # as it is trained, with gradients
+
+
+@pytest.mark.parametrize("widths", [(8, 12, 16), (24,), (8,)], ids=str)
+@pytest.mark.parametrize("in_widths", [(16,), (8, 16, 24)], ids=str)
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block != "linear"])
+@torch.no_grad()
+def test_every_choice_finds_its_layers(block, in_widths, widths):
+    """Where the largest choices have no shortcut, or nothing to expand, others of few widths may have."""
+    expands = (0.5, 0.75, 1.0) if block.startswith("resnet") else (1.0, 1.5, 2.0)
+    block_type = BlockType(block, (3, 5), expands, ACTIVATION.get(block, "relu6"))
+    stage = ElasticStage(block_type, in_widths, widths, 1, 1).eval()
+    randomise(stage, 0)
+    for in_width, width, kernel, expand in product(in_widths, widths, (3, 5), expands):
+        choice, x = (BlockChoice(kernel, width, expand),), features(in_width, block)
+        assert torch.equal(stage(x, choice), stage.extract(in_width, choice)(x, fp32))
 
 
 @pytest.mark.parametrize("precision", [fp32, int8])
