@@ -11,7 +11,7 @@ import time
 import torch
 from common import Check, print_checks, print_table, write_result
 
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.teacher import Teacher, build_teacher
 from spaceevo.quant.grids import image_grid
 from spaceevo.quant.quantizers import fp32

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from common import Check, print_checks, print_table, time_interleaved, write_result
 from torch import Tensor
 
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.grids import image_grid

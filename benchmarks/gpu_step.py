@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from spaceevo.config import Params
 from spaceevo.errors import SpaceEvoError
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.layout import images_on
-from spaceevo.nn.plain import initialise
 from spaceevo.nn.supernet import Supernet
 from spaceevo.nn.teacher import build_teacher
 from spaceevo.quant.calibrate import calibrate

@@ -22,7 +22,8 @@ from trained import OWN, FinishedRun, finished_run
 
 from spaceevo.artifacts import Record
 from spaceevo.data.loader import batches
-from spaceevo.nn.plain import Network, initialise
+from spaceevo.nn.initialise import initialise
+from spaceevo.nn.plain import Network
 from spaceevo.progress import progress
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.quantizers import Precision, fp32, int8

@@ -27,7 +27,7 @@ from spaceevo.errors import SpaceEvoError
 from spaceevo.latency.budgets import resolve_budgets
 from spaceevo.latency.devices import load_device, table_predictor
 from spaceevo.latency.predictor import Predictor
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.store import ImageSpec
 from spaceevo.nn.supernet import Supernet
 from spaceevo.scripting import run

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 
 from spaceevo.config import Sandwich
 from spaceevo.nn.elastic import ElasticBlock, ElasticConv, ElasticNorm, ElasticStage
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.layout import images_on
-from spaceevo.nn.plain import initialise, stage_choices
+from spaceevo.nn.plain import stage_choices
 from spaceevo.nn.plan import Add, Conv, Gate, Linear, Pool
 from spaceevo.nn.supernet import Supernet
 from spaceevo.parallel import MOST_AT_ONCE, Mapper, SideBySide, share_threads

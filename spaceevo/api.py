@@ -43,7 +43,8 @@ from spaceevo.latency.devices import Device, check_runtime, device_predictor, lo
 from spaceevo.latency.files import suited_graph
 from spaceevo.latency.measure import Timing
 from spaceevo.latency.predictor import Prediction, Predictor, read_predictor
-from spaceevo.nn.plain import Network, initialise
+from spaceevo.nn.initialise import initialise
+from spaceevo.nn.plain import Network
 from spaceevo.nn.store import ImageSpec, load_seqnet, load_supernet
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate

@@ -6,7 +6,7 @@ is built along it, MACs and parameters are counted on it, and latency is predict
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -178,26 +178,6 @@ def join(in_channels: int, parts: Sequence[tuple[str, Plan]], input: str = INPUT
 
 def _out_size(size: int, conv: Conv) -> int:
     return (size + 2 * (conv.kernel_size // 2) - conv.kernel_size) // conv.stride + 1
-
-
-class Layer(NamedTuple):
-    """A convolution or fully connected layer as tables list it."""
-
-    in_channels: int
-    out_channels: int
-    kernel_size: int
-    stride: int
-    groups: int
-    out_height: int
-
-
-def layers(plan: Plan, resolution: int) -> Iterator[Layer]:
-    """The plan's convolutions in execution order."""
-    shapes = plan.shapes(resolution)
-    for op in plan.ops:
-        if isinstance(op, Conv):
-            height = shapes[op.output].height
-            yield Layer(op.in_channels, op.out_channels, op.kernel_size, op.stride, op.groups, height)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import cast
 
@@ -63,7 +64,7 @@ class StageStudent(nn.Module):
         """The student of one choice, as far as its stage, as ordinary layers with copies of weights and quantizers."""
         entry = PlainBlock(self.entry.plan(teacher_in, _projection(in_width)))
         self.entry.copy_to(entry)
-        return PlainStudent(entry, self.entry_quantizer, self.stage.extract(in_width, choice))
+        return PlainStudent(entry, copy.deepcopy(self.entry_quantizer), self.stage.extract(in_width, choice))
 
 
 class PlainStudent(nn.Module):

@@ -32,14 +32,15 @@ def alpha_divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
     D_α = Σ q ((p/q)^α − 1) / (α (α − 1)), p the teacher and q the student; per example the larger of α = −1 and α = 1
     counts, so that the student is punished both for missing and for inventing probability. Importance weights
-    (p/q)^α are treated as constants in the gradient and, at α = −1, clipped at 5, as in the source.
+    (p/q)^α are treated as constants in the gradient and, at α = −1, clipped at 5, as in the source: in the value, by
+    which the larger one is found, and in the gradient.
 
     Args:
         student: logits [N, classes].
         teacher: logits [N, classes], without gradient.
 
     Returns:
-        Scalar mean over the batch; its value is the divergence, its gradient the clipped one.
+        Scalar mean over the batch.
     """
     log_q = F.log_softmax(student, 1)
     log_p = F.log_softmax(teacher, 1)

@@ -18,7 +18,7 @@ from spaceevo.latency.devices import load_device, table_predictor
 from spaceevo.latency.predictor import write_predictor
 from spaceevo.nn import blocks as block_types
 from spaceevo.nn import teacher as teachers
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.store import write_supernet
 
 PAGE = "docs/your-own.md"

@@ -14,7 +14,7 @@ import torch
 from made import REFERENCE, reference
 
 from spaceevo.nn.network import subnet_plan
-from spaceevo.nn.plan import layers, plan_cost
+from spaceevo.nn.plan import Conv, plan_cost
 from spaceevo.quant.quantizers import fp32
 from spaceevo.space import parse_network, parse_space
 from spaceevo.train.published import image_spec, import_fp32, open_checkpoint
@@ -71,7 +71,13 @@ def test_costs_and_convolutions(name):
         if key in case:
             assert value == case[key]
     if "convs" in case:
-        assert [list(layer) for layer in layers(plan, subnet.resolution)] == case["convs"]
+        shapes = plan.shapes(subnet.resolution)
+        convs = [
+            [op.in_channels, op.out_channels, op.kernel_size, op.stride, op.groups, shapes[op.output].height]
+            for op in plan.ops
+            if isinstance(op, Conv)
+        ]
+        assert convs == case["convs"]
 
 
 def test_every_network_comes_with_its_costs():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 
 
 def initialised(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -9,9 +9,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from spaceevo.nn import kept, norm
 from spaceevo.nn.convolution import conv2d
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.kept import kept_as_codes
 from spaceevo.nn.norm import norm_and_quantize
-from spaceevo.nn.plain import initialise
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import calibrate
 from spaceevo.quant.codes import encode, new_codes

@@ -7,8 +7,9 @@ import torch
 from made import GRID, covering_spaces, is_quantized, pictures, random_subnets, random_supernet, small_hyperspace
 
 from spaceevo.data.transforms import resize
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.network import subnet_plan
-from spaceevo.nn.plain import Network, initialise
+from spaceevo.nn.plain import Network
 from spaceevo.nn.plan import plan_cost
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.quantizers import fp32, int8

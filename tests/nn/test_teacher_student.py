@@ -10,7 +10,7 @@ from made import GRID, covering_spaces, jitter_scales, pictures, randomise, smal
 from spaceevo.config import load_params
 from spaceevo.errors import CodeError, ParamsError
 from spaceevo.nn.elastic import ElasticBlock
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.student import StageStudent, least_squares
 from spaceevo.nn.teacher import EfficientNetTeacher, SubnetTeacher, build_teacher
 from spaceevo.quant.calibrate import calibrate

@@ -11,7 +11,7 @@ from made import GRID, made_split, randomise, small_hyperspace
 from spaceevo.artifacts import Record
 from spaceevo.config import Augment, BlocksParams, Recipe, Sandwich
 from spaceevo.nn import teacher as teachers
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.supernet import Supernet
 from spaceevo.space import Space
 from spaceevo.train.blocks import Students, distill

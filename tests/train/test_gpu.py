@@ -13,8 +13,8 @@ from spaceevo.artifacts import Record
 from spaceevo.config import Recipe, Sandwich
 from spaceevo.data.loader import materialise
 from spaceevo.nn.convolution import conv2d
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.layout import images_on
-from spaceevo.nn.plain import initialise
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
 from spaceevo.search.evaluator import SubnetEvaluator

@@ -76,7 +76,7 @@ def test_clipping_bounds_the_gradient():
     assert student.grad.abs().max() <= RATIO_CLIP + 1
 
 
-def test_the_teacher_gets_no_gradient_from_the_value_it_is_given():
+def test_the_value_of_a_batch_is_the_mean_of_its_examples():
     student, teacher = logits(0).requires_grad_(), logits(1)
     per_example = torch.stack([alpha_divergence(student[i : i + 1], teacher[i : i + 1]) for i in range(16)])
     assert torch.allclose(alpha_divergence(student, teacher), per_example.mean(), rtol=1e-5)

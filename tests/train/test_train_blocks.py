@@ -13,7 +13,7 @@ from spaceevo.config import BlocksParams, Recipe
 from spaceevo.data.loader import materialise
 from spaceevo.data.transforms import resize
 from spaceevo.errors import TrainingError
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.store import TeacherAccuracy
 from spaceevo.nn.teacher import SubnetTeacher
 from spaceevo.quant.calibrate import Observer

@@ -14,7 +14,7 @@ from spaceevo.artifacts import Record, read_tensors
 from spaceevo.config import Recipe, Sandwich
 from spaceevo.data.loader import materialise
 from spaceevo.errors import TrainingError
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.supernet import Supernet
 from spaceevo.quant.calibrate import Observer
 from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8

@@ -10,7 +10,7 @@ from torch import nn
 
 from spaceevo.artifacts import Record
 from spaceevo.config import Recipe
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.teacher import build_teacher
 from spaceevo.space import load_hyperspace
 from spaceevo.train.evaluate import recalibrate

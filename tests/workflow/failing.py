@@ -19,7 +19,7 @@ from spaceevo.data.prepare import prepare_dataset
 from spaceevo.data.splits import load_split
 from spaceevo.latency.devices import load_device, table_predictor
 from spaceevo.latency.predictor import write_predictor
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.store import ImageSpec, write_supernet
 from spaceevo.nn.supernet import Supernet
 from spaceevo.search.lut import LUT_KIND

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from spaceevo.artifacts import Record
 from spaceevo.config import Augment, BlocksParams
 from spaceevo.data.splits import load_split
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.store import STUDENT_KIND, load_teachers, write_module
 from spaceevo.scripting import run
 from spaceevo.space import load_hyperspace

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from spaceevo.artifacts import Record, read_json
 from spaceevo.config import Augment, Recipe, Sandwich
 from spaceevo.data.splits import load_split
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.store import ImageSpec, write_supernet
 from spaceevo.nn.supernet import Supernet
 from spaceevo.scripting import run

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from spaceevo.artifacts import Record
 from spaceevo.config import Augment, TeacherParams
 from spaceevo.data.splits import load_split
-from spaceevo.nn.plain import initialise
+from spaceevo.nn.initialise import initialise
 from spaceevo.nn.store import ImageSpec, write_teacher
 from spaceevo.nn.teacher import build_teacher
 from spaceevo.scripting import run
