@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from spaceevo.artifacts import read_json, read_table, write_bytes
 from spaceevo.config import ReportParams
+from spaceevo.errors import ArtifactError
 from spaceevo.report.figures import BOX, INK, MUTED, drawing, legend_above, save
 from spaceevo.report.markdown import figure_link, markdown_table
 from spaceevo.report.results import SEQNETS
@@ -118,20 +119,29 @@ def read_comparison(device: str, evolved: Path, outcomes: Sequence[Path]) -> Com
     Those in the folder `evolved` are of the evolved space; the folders of the others hold their spaces too.
 
     Raises:
-        ArtifactError: a file is missing or damaged.
+        ArtifactError: a file is missing or damaged, of another space than its folder says, or of other budgets.
     """
     runs: dict[Path, list[pd.DataFrame]] = {}
+    spaces: dict[Path, Space] = {}
+    budgets: dict[int, float] = {}
     for path in outcomes:
-        runs.setdefault(path.parent, []).append(read_table(path, OUTCOMES_KIND))
-    contenders = []
-    for folder, of_space in runs.items():
-        file = evolved if folder.name == EVOLVED else folder / "space.json"
-        space = parse_space(read_json(file, "space")["space"])
-        contenders.append(Contender(space, folder.name == EVOLVED, tuple(of_space)))
-    rows = pd.concat(run for of_space in runs.values() for run in of_space)
+        table = read_table(path, OUTCOMES_KIND)
+        file = evolved if path.parent.name == EVOLVED else path.with_name("space.json")
+        space = spaces.setdefault(path.parent, parse_space(read_json(file, "space")["space"]))
+        found = dict(zip(table["budget"], table["budget_ms"], strict=True))
+        if set(table["space"]) - {space.code} or found != {k: budgets.get(k, ms) for k, ms in found.items()}:
+            raise ArtifactError(
+                f"{path} is not of {space.code} ({file}), or has other budgets than those beside it: delete it, or let "
+                "snakemake make the summary again."
+            )
+        budgets |= found
+        runs.setdefault(path.parent, []).append(table)
+    contenders = [
+        Contender(spaces[folder], folder.name == EVOLVED, tuple(of_space)) for folder, of_space in runs.items()
+    ]
     return Comparison(
         device,
-        tuple(rows.groupby("budget")["budget_ms"].first()),
+        tuple(ms for _, ms in sorted(budgets.items())),
         next(contender for contender in contenders if contender.evolved),
         tuple(contender for contender in contenders if not contender.evolved),
     )

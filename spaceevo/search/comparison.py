@@ -50,8 +50,8 @@ def outcomes(
         mapper: applies accuracies to subnets.
 
     Returns:
-        Columns kind (best or random), budget (its number), budget_ms, subnet, latency_ms, val_accuracy and
-        test_accuracy, NaN where it was not read.
+        Columns space (its code), kind (best or random), budget (its number), budget_ms, subnet, latency_ms,
+        val_accuracy and test_accuracy, NaN where it was not read.
     """
     fastest_ms = latency_ms(fastest_subnet(space, latency_ms))
     reached = [(number, budget) for number, budget in enumerate(budgets_ms) if budget >= fastest_ms]
@@ -75,7 +75,9 @@ def outcomes(
                 rows.append((RANDOM, number, budget, subnet.code, ms, measured_accuracy, np.nan))
                 tick(done * random_subnets + count)
     names = ["kind", "budget", "budget_ms", "subnet", "latency_ms", "val_accuracy", "test_accuracy"]
-    return pd.DataFrame(rows, columns=names)
+    table = pd.DataFrame(rows, columns=names)
+    table.insert(0, "space", space.code)
+    return table
 
 
 def _about_as_slow(

@@ -81,7 +81,7 @@ def _stage(jobs: Sequence[PlannedJob], made: set[str], params: Mapping[str, Any]
     values = {value.name: value for job in jobs for value in job.values.values()}
     rules, targets = [jobs[0].rule], [job.outputs[0] for job in jobs]
     facts = [fact for name, value in values.items() if (fact := _fact(name, value, jobs[0]))]
-    keys: list[Any] = [name for name in values if _holds(params, name)]
+    keys: list[Any] = [key for value in values.values() for key in value.keys if _holds(params, key)]
     if facts:
         keys.append({FACTS: sorted(facts)})
     if "machine" in values:

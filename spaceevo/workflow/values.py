@@ -7,20 +7,34 @@ Snakemake keeps the representation of each parameter beside an output, and no na
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel
 
 
 class Value(str):
-    """The text of a parameter, as a script takes it, and its name: its key in params.yaml where it has one."""
+    """The text of a parameter, as a script takes it, and its name: its key in params.yaml where it has one.
+
+    Attributes:
+        keys: those of params.yaml that it holds: its name, or what it has of that section.
+    """
 
     name: str
+    keys: tuple[str, ...]
 
-    def __new__(cls, name: str, value: Any) -> Value:
-        """`value` as text: a section and a collection as JSON, anything else as `str` has it."""
+    def __new__(cls, name: str, value: Any, without: Collection[str] = ()) -> Value:
+        """`value` as text: a section and a collection as JSON, anything else as `str` has it.
+
+        Args:
+            without: fields that are left out of a section.
+        """
+        keys: tuple[str, ...] = (name,)
+        if without:
+            value = value.model_dump(mode="json", exclude=set(without))
+            keys = tuple(f"{name}.{field}" for field in value)
         self = super().__new__(cls, _text(value))
-        self.name = name
+        self.name, self.keys = name, keys
         return self
 
     def __repr__(self) -> str:

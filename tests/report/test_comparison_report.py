@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spaceevo.artifacts import Record, write_json, write_table
+from spaceevo.artifacts import Record, read_table, write_json, write_table
 from spaceevo.config import ReportParams
+from spaceevo.errors import ArtifactError
 from spaceevo.report.comparison import Comparison, Contender, read_comparison, write_comparison
 from spaceevo.search.comparison import BEST, OUTCOMES_KIND, RANDOM, uniform_space
 from spaceevo.space import load_hyperspace, parse_space
@@ -17,8 +18,8 @@ EVOLVED_SPACE = "tiny-4664-1222"
 BUDGETS = [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
-def run_of(accuracies: list[float]) -> pd.DataFrame:
-    """Outcomes with these test accuracies, of A0 onwards; NaN: out of reach."""
+def run_of(code: str, accuracies: list[float]) -> pd.DataFrame:
+    """Outcomes of a space with these test accuracies, of A0 onwards; NaN: out of reach."""
     rows = []
     for number, accuracy in enumerate(accuracies):
         if np.isnan(accuracy):
@@ -28,7 +29,7 @@ def run_of(accuracies: list[float]) -> pd.DataFrame:
             (RANDOM, number, BUDGETS[number], f"r{k}", BUDGETS[number], accuracy - 0.01 * k, np.nan) for k in range(4)
         ]
     names = ["kind", "budget", "budget_ms", "subnet", "latency_ms", "val_accuracy", "test_accuracy"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=names).assign(space=code)
 
 
 def written(folder: Path, outcomes: dict[str, list[list[float]]]) -> Comparison:
@@ -36,12 +37,13 @@ def written(folder: Path, outcomes: dict[str, list[list[float]]]) -> Comparison:
     write_json(folder / "space.json", "space", {"space": EVOLVED_SPACE}, Record({}))
     paths = []
     for name, runs in outcomes.items():
+        code = EVOLVED_SPACE
         if name != "evolved":
-            space = uniform_space(HYPERSPACE, int(name.removeprefix("uniform")))
-            write_json(folder / "comparison" / name / "space.json", "space", {"space": space.code}, Record({}))
+            code = uniform_space(HYPERSPACE, int(name.removeprefix("uniform"))).code
+            write_json(folder / "comparison" / name / "space.json", "space", {"space": code}, Record({}))
         for seed, accuracies in enumerate(runs):
             paths.append(folder / "comparison" / name / f"outcomes_{seed}.parquet")
-            write_table(paths[-1], OUTCOMES_KIND, run_of(accuracies), Record({}, seed))
+            write_table(paths[-1], OUTCOMES_KIND, run_of(code, accuracies), Record({}, seed))
     return read_comparison("cpu", folder / "space.json", paths)
 
 
@@ -56,6 +58,20 @@ def comparison(tmp_path: Path) -> Comparison:
             "uniform5": [[nan, nan, 0.60, 0.99, 0.99], [nan, nan, 0.60, 0.99, 0.99]],
         },
     )
+
+
+def test_outcomes_of_another_space_or_of_other_budgets_are_not_taken(comparison: Comparison, tmp_path: Path) -> None:
+    """The evolution may have found another space since, and seeds that are no longer asked for lie about."""
+    paths = sorted((tmp_path / "comparison").glob("*/outcomes_*.parquet"))
+    assert len(read_comparison("cpu", tmp_path / "space.json", paths).evolved.runs) == 2
+    table = read_table(paths[0], OUTCOMES_KIND)
+    write_table(paths[0], OUTCOMES_KIND, table.assign(budget_ms=2 * table["budget_ms"]), Record({}, 0))
+    with pytest.raises(ArtifactError, match=r"outcomes_1\.parquet .* has other budgets"):
+        read_comparison("cpu", tmp_path / "space.json", paths)
+    write_table(paths[0], OUTCOMES_KIND, table, Record({}, 0))
+    write_json(tmp_path / "space.json", "space", {"space": "tiny-1111-1222"}, Record({}))
+    with pytest.raises(ArtifactError, match=r"outcomes_0\.parquet is not of tiny-1111-1222"):
+        read_comparison("cpu", tmp_path / "space.json", paths)
 
 
 def test_a_space_of_several_block_types_is_named_after_them() -> None:

@@ -50,6 +50,7 @@ def test_a_uniform_space_has_one_block_type_and_middle_windows():
 def test_each_budget_has_its_best_subnet_and_random_ones_as_slow():
     slow = latency_ms(SPACE.largest)
     table = found([0.6 * slow, 0.9 * slow])
+    assert set(table["space"]) == {SPACE.code}
     best = table[table["kind"] == BEST]
     assert list(best["budget"]) == [0, 1]
     for row in best.itertuples():

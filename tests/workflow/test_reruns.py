@@ -76,6 +76,8 @@ CHANGES: dict[str, tuple[Any, Redone]] = {
     "devices.pixel4.subnet_budgets": (["70%", "75%", "80%", "85%", "91%"], redone(REPORT, pixel4=SEARCH)),
     "export.recalibration_images": (63, redone(REPORT, **of_both(DELIVERY))),
     "report.dpi": (90, redone(REPORT)),
+    "export.agreement": (0.6, redone(REPORT, **of_both({"export_seqnet": 10, "write_card": 5}))),
+    "dataset.download": (True, NOTHING),
     "workers": (1, NOTHING),
     "threads": (3, NOTHING),
     "checkpoint_steps": (7, NOTHING),

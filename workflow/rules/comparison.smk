@@ -70,8 +70,11 @@ rule compare_space:
         mem_mb=memory(3000),
         runtime=minutes(1440),
     params:
-        search=knob("search"),
-        export=knob("export"),
+        settings=knob("search.settings"),
+        shortlist=knob("search.shortlist"),
+        val_images=knob("search.val_images"),
+        recalibration_images=knob("search.recalibration_images"),
+        final_recalibration_images=knob("export.recalibration_images"),
         budgets=knob("devices.{device}.subnet_budgets"),
         budgets_seed=knob("seed"),
         random_subnets=knob("comparison.random_subnets"),
@@ -79,8 +82,10 @@ rule compare_space:
         code=code_of("compare_space"),
     shell:
         "python workflow/scripts/compare_space.py --supernet {input.supernet} --predictor {input.predictor} "
-        "--train {input.train} --val {input.val} --test {input.test} --search {params.search:q} "
-        "--export {params.export:q} --budgets {params.budgets:q} --budgets-seed {params.budgets_seed} "
+        "--train {input.train} --val {input.val} --test {input.test} "
+        "--settings {params.settings:q} --shortlist {params.shortlist:q} --val-images {params.val_images} "
+        "--recalibration-images {params.recalibration_images} "
+        "--final-recalibration-images {params.final_recalibration_images} --budgets {params.budgets:q} --budgets-seed {params.budgets_seed} "
         "--random-subnets {params.random_subnets} --seed {params.seed} --threads {threads} "
         "--output {output} 2> {log}"
 

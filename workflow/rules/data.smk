@@ -6,10 +6,12 @@ rule prepare_data:
     resources:
         mem_mb=memory(4000),
         runtime=minutes(240),
+        download=int(PARAMS.dataset.download),
     params:
-        dataset=knob("dataset"),
+        dataset=dataset,
         seed=knob("seed"),
         code=code_of("prepare_data"),
     shell:
-        "python workflow/scripts/prepare_data.py --dataset {params.dataset:q} --seed {params.seed} "
+        "python workflow/scripts/prepare_data.py --dataset {params.dataset:q} "
+        "--download {resources.download} --seed {params.seed} "
         "--train {output.train} --val {output.val} --test {output.test} 2> {log}"

@@ -44,13 +44,15 @@ rule extract_seqnet:
         mem_mb=memory(3000),
         runtime=minutes(60),
     params:
-        export=knob("export"),
+        recalibration_images=knob("export.recalibration_images"),
+        verify_images=knob("export.verify_images"),
         seed=knob("seed"),
         code=code_of("extract_seqnet"),
     shell:
         "python workflow/scripts/extract_seqnet.py --supernet {input.supernet} --seqnets {input.seqnets} "
         "--device {wildcards.device} --name {wildcards.name} --train {input.train} --test {input.test} "
-        "--export {params.export:q} --seed {params.seed} --threads {threads} --output {output.seqnet} "
+        "--recalibration-images {params.recalibration_images} --verify-images {params.verify_images} "
+        "--seed {params.seed} --threads {threads} --output {output.seqnet} "
         "--graph {output.graph} --verification {output.verification} 2> {log}"
 
 
@@ -95,7 +97,7 @@ rule write_card:
         mem_mb=memory(3000),
         runtime=minutes(120),
     params:
-        export=knob("export"),
+        recalibration_images=knob("export.recalibration_images"),
         seed=knob("seed"),
         device=declared_device,
         code=code_of("write_card"),
@@ -103,5 +105,6 @@ rule write_card:
         "python workflow/scripts/write_card.py --seqnet {input.seqnet} --tflite {input.tflite} "
         "--onnx {input.onnx} --supernet {input.supernet} --seqnets {input.seqnets} "
         "--predictor {input.predictor} --device {wildcards.device} --name {wildcards.name} "
-        "--train {input.train} --test {input.test} --export {params.export:q} --seed {params.seed} "
+        "--train {input.train} --test {input.test} "
+        "--recalibration-images {params.recalibration_images} --seed {params.seed} "
         "--threads {threads} --output {output} 2> {log}"

@@ -20,6 +20,12 @@ def knob(key):
     return value
 
 
+def dataset(wildcards):
+    """A parameter of rules: the dataset without what its pictures do not depend on."""
+    unused = {"download"} | (set() if PARAMS.dataset.name == "clutter" else {"clutter"})
+    return Value("dataset", PARAMS.dataset, without=unused)
+
+
 def code_of(script):
     """A parameter of rules: digests of the script and of the modules that it uses, which change when the code does."""
     value = cache(lambda: Value("code", code_digests(f"workflow/scripts/{script}.py")))

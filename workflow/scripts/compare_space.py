@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from spaceevo.artifacts import Record, write_table
-from spaceevo.config import ExportParams, SearchParams
+from spaceevo.config import ShortlistSettings, SubnetSearchSettings
 from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import load_split
 from spaceevo.latency.budgets import resolve_budgets
@@ -27,8 +27,11 @@ def main(
     train: Path,
     val: Path,
     test: Path,
-    search: SearchParams,
-    export: ExportParams,
+    settings: SubnetSearchSettings,
+    shortlist: ShortlistSettings,
+    val_images: int,
+    recalibration_images: int,
+    final_recalibration_images: int,
     budgets: str,
     budgets_seed: int,
     random_subnets: int,
@@ -36,9 +39,19 @@ def main(
     threads: int,
     output: Path,
 ) -> None:
-    """Write the outcomes of one supernet to `output`; `budgets` is a JSON list, and percentages have a seed."""
+    """Write the outcomes of one supernet to `output`; `budgets` is a JSON list, and percentages have a seed.
+
+    Winners are tested with statistics of `final_recalibration_images`, as SEQnets are.
+    """
     at_once = share_threads(threads)
-    params = {"search": search.model_dump(), "export": export.model_dump(), "budgets": json.loads(budgets)}
+    params = {
+        "settings": settings.model_dump(),
+        "shortlist": shortlist.model_dump(),
+        "val_images": val_images,
+        "recalibration_images": recalibration_images,
+        "final_recalibration_images": final_recalibration_images,
+        "budgets": json.loads(budgets),
+    }
     record = Record(params, seed)
     network, spec = load_supernet(supernet)
     latency = read_own_predictor(predictor)
@@ -50,12 +63,12 @@ def main(
     def seen(count: int) -> Pictures:
         return Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, count, seed)
 
-    def evaluator(images: Path, count: int | None, recalibration_images: int) -> SubnetEvaluator:
+    def evaluator(images: Path, count: int | None, statistics: int) -> SubnetEvaluator:
         shown = Pictures.of_split(load_split(images), resolution, EVALUATION_BATCH, count, seed)
-        return SubnetEvaluator(network, seen(recalibration_images), shown, None)
+        return SubnetEvaluator(network, seen(statistics), shown, None)
 
     def val_accuracy(count: int) -> Callable[[Subnet], float]:
-        return evaluator(val, count, search.recalibration_images).accuracy
+        return evaluator(val, count, recalibration_images).accuracy
 
     def latency_ms(subnet: Subnet) -> float:
         return latency.predict_subnet(space, subnet, classes).latency_ms
@@ -64,11 +77,11 @@ def main(
         table = outcomes(
             space,
             latency_ms,
-            val_accuracy(search.val_images),
-            evaluator(test, None, export.recalibration_images).accuracy,
+            val_accuracy(val_images),
+            evaluator(test, None, final_recalibration_images).accuracy,
             budgets_ms,
-            search.settings,
-            shortlist_of(search.shortlist, val_accuracy),
+            settings,
+            shortlist_of(shortlist, val_accuracy),
             random_subnets,
             seed,
             mapper,

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from spaceevo.artifacts import Record, read_json
-from spaceevo.config import ExportParams
 from spaceevo.data.loader import materialise
 from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import load_split
@@ -27,7 +26,8 @@ def main(
     name: str,
     train: Path,
     test: Path,
-    export: ExportParams,
+    recalibration_images: int,
+    verify_images: int,
     seed: int,
     threads: int,
     output: Path,
@@ -36,13 +36,13 @@ def main(
 ) -> None:
     """Write SEQnet `name`, such as A1, of `device`."""
     torch.set_num_threads(threads)
-    record = Record({"device": device, "name": name, "export": export.model_dump()}, seed)
+    params = {"recalibration_images": recalibration_images, "verify_images": verify_images}
+    record = Record({"device": device, "name": name} | params, seed)
     network, spec = load_supernet(supernet)
     resolution = network.space.hyperspace.resolutions[-1]
     subnet = network.space.subnet(read_json(seqnets, "seqnets")["seqnets"][name]["subnet"])
-    images = export.recalibration_images
-    train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, images, seed)
-    test_images, labels = materialise(load_split(test), resolution, export.verify_images, seed)
+    train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, recalibration_images, seed)
+    test_images, labels = materialise(load_split(test), resolution, verify_images, seed)
     seqnet = SubnetEvaluator(network, train_pictures, test_images, labels).network(subnet).cpu()
     snap_biases(seqnet)
     description = file_description(seqnet, spec, f"SEQnet@{device}-{name}")

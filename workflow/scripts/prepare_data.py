@@ -7,15 +7,15 @@ from spaceevo.data.prepare import prepare_dataset
 from spaceevo.scripting import run
 
 
-def main(dataset: Dataset, seed: int, train: Path, val: Path, test: Path) -> None:
-    """Make or list the pictures of `dataset`."""
+def main(dataset: Dataset, download: int, seed: int, train: Path, val: Path, test: Path) -> None:
+    """Make or list the pictures of `dataset`; 1 to `download` those that are not there."""
     prepare_dataset(
         dataset.name,
         {"train": train, "val": val, "test": test},
         seed=seed,
         clutter_options=dataset.clutter,
         root=dataset.root,
-        download=dataset.download,
+        download=bool(download),
         val_fraction=dataset.val_fraction,
         test_fraction=dataset.test_fraction,
         skip_unreadable=dataset.skip_unreadable,

@@ -5,7 +5,6 @@ from pathlib import Path
 import torch
 
 from spaceevo.artifacts import Record, read_json, write_json
-from spaceevo.config import ExportParams
 from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import load_split
 from spaceevo.export.card import TestSplit, make_card
@@ -28,19 +27,18 @@ def main(
     name: str,
     train: Path,
     test: Path,
-    export: ExportParams,
+    recalibration_images: int,
     seed: int,
     threads: int,
     output: Path,
 ) -> None:
     """Write the card of SEQnet `name`, such as A1, of `device`."""
     torch.set_num_threads(threads)
-    record = Record({"device": device, "name": name, "export": export.model_dump()}, seed)
+    record = Record({"device": device, "name": name, "recalibration_images": recalibration_images}, seed)
     network, _ = load_seqnet(seqnet)
     space, subnet = network.space, network.subnet
     resolution = space.hyperspace.resolutions[-1]
-    images = export.recalibration_images
-    train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, images, seed)
+    train_pictures = Pictures.of_split(load_split(train), resolution, RECALIBRATION_BATCH, recalibration_images, seed)
     test_split = load_split(test)
     pictures = Pictures.of_split(test_split, resolution, EVALUATION_BATCH)
     evaluator = SubnetEvaluator(load_supernet(supernet)[0], train_pictures, pictures, None)
