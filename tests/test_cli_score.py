@@ -1,6 +1,7 @@
 """`spaceevo score` and `spaceevo import-lut`: the published figures, and one sentence where something is wrong."""
 
 import json
+from pathlib import Path
 
 import pytest
 from made import REFERENCE
@@ -8,8 +9,10 @@ from typer.testing import CliRunner
 
 from spaceevo.artifacts import read_table
 from spaceevo.cli import app
+from spaceevo.config import load_params
 from spaceevo.search.lut import LUT_KIND
 
+PARAMS = Path(__file__).parents[1] / "params.yaml"
 FIXED = {
     "onnxw": ["--fixed-ms", "160=0.40", "--fixed-ms", "192=0.55", "--fixed-ms", "224=0.75"],
     "mobilew": ["--fixed-ms", "160=1.5", "--fixed-ms", "192=2.1", "--fixed-ms", "224=2.8"],
@@ -58,7 +61,19 @@ def test_an_imported_lut_scores_as_its_folder_does(tmp_path):
     ]
     assert scores[0] == scores[1] and json.loads(scores[0])["mode"] == "consistent"
     shown = run("score", "onnxw-151122-023231", "--lut", path, "--budget", 10, "--device", "vnni").stdout
-    assert "Q-T score of onnxw-151122-023231 (consistent)" in shown and "10 ms" in shown
+    assert "Q-T score of onnxw-151122-023231 (consistent, inverse, 100000 samples)" in shown and "10 ms" in shown
+
+
+def test_a_score_as_the_workflow_has_it():
+    """By the settings of a params.yaml, of which an option may turn one."""
+    asked = ["score", "onnxw-151122-023231", "--lut", table("onnxw"), "--budget", 10, "--device", "vnni", "--json"]
+    stated = load_params(PARAMS).space.score
+    options = ["--samples", stated.samples, "--quality", stated.quality]
+    found = json.loads(run(*asked, "--params", PARAMS).stdout)
+    assert found == json.loads(run(*asked, *options).stdout)
+    assert (found["quality"], found["samples"]) == (stated.quality, stated.samples) != ("inverse", 100_000)
+    inverse = json.loads(run(*asked, "--params", PARAMS, "--quality", "inverse").stdout)
+    assert inverse["quality"] == "inverse" and inverse["score"] != found["score"]
 
 
 @pytest.mark.parametrize(

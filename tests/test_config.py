@@ -15,7 +15,9 @@ from spaceevo.config import (
     Augment,
     Dataset,
     Params,
+    QTSettings,
     Recipe,
+    Sandwich,
     Section,
     SubnetSearchSettings,
     json_schema,
@@ -74,6 +76,16 @@ def missing_keys(section, values, name=""):
             members = values[key].items() if inner is not field.annotation else [(None, values[key])]
             for member, value in members:
                 yield from missing_keys(inner, value, f"{path}." if member is None else f"{path}.{member}.")
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cifar10"])
+def test_settings_of_another_dataset_take_over_nothing_by_chance(name):
+    """What suits the embedded default, such as pictures that are shifted or a share of labels, suits no other."""
+    laid = yaml.safe_load((ROOT / "params" / f"{name}.yaml").read_text())
+    assert list(missing_keys(Augment, laid["augment"])) == []
+    assert list(missing_keys(Sandwich, laid["supernet"]["sandwich"])) == []
+    if "score" in laid.get("space", {}):
+        assert list(missing_keys(QTSettings, laid["space"]["score"])) == []
 
 
 def test_no_default_is_hidden():

@@ -12,6 +12,8 @@ import typer
 from spaceevo.cli.output import AsJson, Debug, guarded, print_found, print_table
 from spaceevo.errors import BudgetError, ParamsError
 
+SAMPLES, TOP = 100_000, 50  # of the release
+
 
 def score(
     code: Annotated[str, typer.Argument(help="A space: its code, or a name such as spaceevo@pixel4.")],
@@ -21,38 +23,50 @@ def score(
         str | None,
         typer.Option(help="Device (or latency_predictor.json) that predicts latencies; else those of the LUT count."),
     ] = None,
+    params: Annotated[
+        Path | None,
+        typer.Option(help="A params.yaml whose space.score says how, as the workflow scores; options go before it."),
+    ] = None,
     mode: Annotated[
-        Literal["consistent", "independent"],
-        typer.Option(help="consistent: widths agree; independent: stages on their own, as the release."),
-    ] = "consistent",
+        Literal["consistent", "independent"] | None,
+        typer.Option(help="consistent (if not said): widths agree; independent: stages on their own, as the release."),
+    ] = None,
     fixed_ms: Annotated[
         list[str],
         typer.Option(help="RESOLUTION=MS of all that is not searched, such as 160=1.5; needed if independent."),
     ] = [],  # noqa: B006
-    samples: Annotated[int, typer.Option(min=1, help="Subnets that the score is defined on.")] = 100_000,
-    top: Annotated[int, typer.Option(min=1, help="Of those within a budget, how many of the least loss count.")] = 50,
-    target_share: Annotated[float, typer.Option(min=1e-6, max=1, help="t: share within that is not punished.")] = 0.08,
-    exponent: Annotated[float, typer.Option(min=0, help="a: how hard a smaller share is punished.")] = 0.01,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Subnets that the score is defined on: 100000 if not said.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Of those within a budget, how many of the least loss count: 50.")
+    ] = None,
+    target_share: Annotated[
+        float | None, typer.Option(min=1e-6, max=1, help="t: share within that is not punished: 0.08.")
+    ] = None,
+    exponent: Annotated[
+        float | None, typer.Option(min=0, help="a: how hard a smaller share is punished: 0.01.")
+    ] = None,
     quality: Annotated[
-        Literal["inverse", "odds"],
-        typer.Option(help="What a mean loss q within a budget is worth: 1 / q, as in the release, or odds."),
-    ] = "inverse",
+        Literal["inverse", "odds"] | None,
+        typer.Option(help="What a mean loss q within a budget is worth: inverse, 1 / q as in the release, or odds."),
+    ] = None,
     classes: Annotated[int, typer.Option(min=1, help="Classes of the network, for the latency of its head.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of the spaces that the error is estimated on.")] = 0,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Say how quantization-friendly a space is under latency budgets: its Q-T score."""
-    settings = {
+    given = {
         "mode": mode,
         "samples": samples,
-        "top": min(top, samples),
+        "top": top,
         "target_share": target_share,
         "exponent": exponent,
         "quality": quality,
-        "latency": "table" if device is None else "predicted",
     }
-    guarded(partial(_score, code, lut, sorted(budget), device, settings, fixed_ms, classes, seed, as_json), debug)
+    given = {key: value for key, value in given.items() if value is not None}
+    guarded(partial(_score, code, lut, sorted(budget), device, params, given, fixed_ms, classes, seed, as_json), debug)
 
 
 def _score(
@@ -60,21 +74,26 @@ def _score(
     lut: Path,
     budgets: list[float],
     device: str | None,
-    settings: dict[str, Any],
+    params: Path | None,
+    given: dict[str, Any],
     fixed_ms: list[str],
     classes: int,
     seed: int,
     as_json: bool,
 ) -> None:
     from spaceevo.artifacts import read_table
-    from spaceevo.config import QTSettings
+    from spaceevo.config import QTSettings, load_params
     from spaceevo.latency.devices import device_predictor
     from spaceevo.search.lut import LUT_KIND, build_lut, smallest_latency
     from spaceevo.search.published_lut import read_published_lut
     from spaceevo.search.score import make_scorer
     from spaceevo.space import parse_space
 
-    options = QTSettings(**settings, fixed_latency_ms=_latencies(fixed_ms))
+    stated = {"samples": SAMPLES} if params is None else load_params(params).space.score.model_dump()
+    settings = stated | {"latency": "table" if device is None else "predicted"} | given
+    if fixed_ms:
+        settings["fixed_latency_ms"] = _latencies(fixed_ms)
+    options = QTSettings(**settings | {"top": min(settings.get("top", TOP), settings["samples"])})
     for budget in budgets:
         if not (math.isfinite(budget) and budget > 0):
             raise ParamsError(f"The budget of {budget:g} ms is not a positive number of milliseconds.")
@@ -91,6 +110,8 @@ def _score(
     content = {
         "space": space.code,
         "mode": options.mode,
+        "quality": options.quality,
+        "samples": options.samples,
         "score": found.score,
         "standard_error": found.standard_error,
         "budgets": [
@@ -101,7 +122,7 @@ def _score(
     print_found(content, _show, as_json)
 
 
-def _latencies(entries: list[str]) -> dict[int, float] | None:
+def _latencies(entries: list[str]) -> dict[int, float]:
     """Milliseconds by resolution, from RESOLUTION=MS."""
     found: dict[int, float] = {}
     for entry in entries:
@@ -114,11 +135,12 @@ def _latencies(entries: list[str]) -> dict[int, float] | None:
             why = "gives a resolution twice" if pixels in found else "is not a number of milliseconds"
             raise ParamsError(f"--fixed-ms {entry!r} {why}.")
         found[pixels] = latency_ms
-    return found or None
+    return found
 
 
 def _show(found: dict[str, Any]) -> None:
-    print(f"Q-T score of {found['space']} ({found['mode']}): {found['score']:.5f} ± {found['standard_error']:.1g}\n")
+    how = f"{found['mode']}, {found['quality']}, {found['samples']} samples"
+    print(f"Q-T score of {found['space']} ({how}): {found['score']:.5f} ± {found['standard_error']:.1g}\n")
     rows = [
         (
             f"{entry['budget_ms']:g} ms",
