@@ -416,7 +416,9 @@ class Params(Section):
         description="mobilew, onnxw, tiny, small, or the name of a file in hyperspaces/"
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="processes that decode pictures, per training job")
-    threads: Positive = Field(1, description="of training, block losses and the search; another number may give another teacher")
+    threads: Positive = Field(
+        1, description="of training, block losses and the search; another number may give another teacher"
+    )
     processes: Positive = Field(1, description="of a training job, which share its batches; on GPUs, one per GPU")
     checkpoint_steps: Positive = Field(200, description="training steps between two checkpoints")
     dataset: Dataset

@@ -79,8 +79,9 @@ def scan_image_folder(
         raise DataError(f"There is no folder {root}: set the dataset's root to a folder of class folders.")
     held = [name for name in ("val", "test") if (root / name).is_dir()]
     if not (root / "train").is_dir() or not held:
-        classes = _class_names(root)
-        listing, unreadable = _list_pictures(root, root, classes, skip_unreadable)
+        whole = root / "train" if _subfolders(root) == ["train"] else root
+        classes = _class_names(whole)
+        listing, unreadable = _list_pictures(root, whole, classes, skip_unreadable)
         parts = stratified_parts(listing.labels, (val_fraction, test_fraction), seed, classes)
         train, val, test = (listing.take(part) for part in parts)
         return ImageFolder(classes, {"train": train, "val": val, "test": test}, unreadable)
@@ -116,9 +117,14 @@ def list_image_folder(root: Path | str) -> tuple[tuple[str, ...], Listing]:
     return classes, Listing(paths, np.array([label for _, label in found], dtype=np.int64))
 
 
+def _subfolders(folder: Path) -> list[str]:
+    """Names of the folders in `folder`, sorted, but for hidden ones."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
 def _class_names(folder: Path) -> tuple[str, ...]:
-    """The class folders in `folder`, sorted; hidden folders are no classes."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The class folders in `folder`, sorted."""
+    names = _subfolders(folder)
     if not names:
         raise DataError(f"{folder} holds no class folders: put the pictures of each class in a folder of its own.")
     if len(names) == 1:

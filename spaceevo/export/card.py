@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from spaceevo.artifacts import file_digest
 from spaceevo.export import runners
-from spaceevo.latency.bench import measure_files
-from spaceevo.latency.devices import Device, at_hand
-from spaceevo.latency.measure import Timing
+from spaceevo.latency.bench import careful, measure_files
+from spaceevo.latency.devices import Device, at_hand, own_suffix
 from spaceevo.latency.predictor import Predictor
 from spaceevo.nn.footprint import activation_bytes
 from spaceevo.nn.network import subnet_plan
@@ -45,14 +44,18 @@ def make_card(
     fp32_accuracy: float,
     predictor: Predictor,
     device: Device,
-    budget_ms: float,
+    chosen: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Run the exported files on the test split in their own runtimes, and time the device's file where it is at hand.
+    """Run the exported files on the test split in their own runtimes.
+
+    Latency is what the search measured of its winners, alone and in one go. Where it did not, the device's file is
+    timed, if that is at hand.
 
     Args:
         files: by suffix, `.tflite` and `.onnx`.
         simulated: logits of the simulation in torch on `test`, [N, classes].
         fp32_accuracy: on `test`, of the same weights without quantizers.
+        chosen: what seqnets.json has of this one.
 
     Returns:
         JSON-serialisable; latencies in ms, accuracies 0 to 1, sizes in bytes.
@@ -61,7 +64,7 @@ def make_card(
     plan = subnet_plan(space, subnet, num_classes)
     cost = plan_cost(plan, subnet.resolution)
     prediction = predictor.predict_subnet(space, subnet, num_classes)
-    timing = _timing(files, device)
+    measured_ms, interval_ms = _measured(chosen, files, device)
     top = {"simulation": simulated.argmax(1)}
     entries = {}
     for suffix, path in files.items():
@@ -84,15 +87,15 @@ def make_card(
         "activation_bytes": activation_bytes(plan, subnet.resolution),
         "latency": {
             "device": device.name,
-            "budget_ms": budget_ms,
+            "budget_ms": chosen["budget_ms"],
             "predicted_ms": prediction.latency_ms,
             "predicted_error": round(prediction.error, 4),  # relative half-width, for 95 % of the cases
             "predicted_beyond_fitted_range": prediction.extrapolated,
-            "measured_ms": timing and timing.latency_ms,
-            "measured_interval_ms": timing and [timing.low_ms, timing.high_ms],  # holds the median in 95 % of cases
+            "measured_ms": measured_ms,
+            "measured_interval_ms": interval_ms,  # holds the median in 95 % of cases
         },
         "fp32_accuracy": fp32_accuracy,
-        "int8_accuracy": entries[(device.suffix if device.measured else ".tflite").removeprefix(".")]["int8_accuracy"],
+        "int8_accuracy": entries[own_suffix(device).removeprefix(".")]["int8_accuracy"],
         "simulated_int8_accuracy": _share(top["simulation"] == test.labels),
         "agreement_of_files": _share(top[".tflite"] == top[".onnx"]),
         "test_images": len(test.labels),
@@ -104,6 +107,11 @@ def _share(hits: npt.NDArray[np.bool_]) -> float:
     return round(float(np.mean(hits)), 6)
 
 
-def _timing(files: Mapping[str, Path], device: Device) -> Timing | None:
-    """What the device's file takes there, or None where the device is not at hand."""
-    return measure_files(device, [files[device.suffix]]).timings[0] if at_hand(device) else None
+def _measured(
+    chosen: Mapping[str, Any], files: Mapping[str, Path], device: Device
+) -> tuple[float | None, list[float] | None]:
+    """Milliseconds on the device and their interval; None where it was not at hand and is not now."""
+    if chosen["measured_ms"] is not None or not at_hand(device):
+        return chosen["measured_ms"], chosen["measured_interval_ms"]
+    (timing,) = measure_files(device, [files[device.suffix]], options=careful(device)).timings
+    return timing.latency_ms, [timing.low_ms, timing.high_ms]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -17,6 +18,7 @@ from spaceevo.latency.runtimes import RUNTIMES, Runtime
 SHIPPED = Path(__file__).parent / "devices"
 PROJECT = Path("devices")  # in the working directory: a project's own
 TABLE = "table"
+X86 = ("x86_64", "AMD64", "i386", "i686")  # as `platform.machine()` says
 
 
 class MeasureOptions(BaseModel):
@@ -50,6 +52,7 @@ class Device(BaseModel):
         threads: threads of the runtime.
         options: of the runtime, as its class declares them.
         predictor: JSON file of a table's predictor; absolute once loaded.
+        format: of the files that a table's latencies are of, where its predictor states no machine; None for TFLite's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +64,7 @@ class Device(BaseModel):
     options: dict[str, Any] = {}
     measure: MeasureOptions = MeasureOptions()
     predictor: Path | None = None
+    format: Literal["tflite", "onnx"] | None = None
 
     @field_validator("runtime")
     @classmethod
@@ -133,6 +137,10 @@ def load_device(name_or_path: str | Path) -> Device:
     if device.measured != (device.predictor is None):
         need = "names no predictor, which a table needs" if device.predictor is None else "has a predictor"
         raise DeviceError(f"The device file {path} {need}: predictor goes with runtime: table, and only with it.")
+    if device.measured and device.format is not None:
+        raise DeviceError(
+            f"The device file {path} has a format, which its runtime {device.runtime} settles: remove it."
+        )
     if device.predictor is not None:
         return device.model_copy(update={"predictor": (path.parent / device.predictor).resolve()})
     try:
@@ -182,6 +190,24 @@ def table_predictor(device: Device) -> Predictor:
             f"The device {device.name} has no shipped predictor: run snakemake, which profiles it and fits one."
         )
     return read_predictor(device.predictor)
+
+
+def own_suffix(device: Device) -> str:
+    """Suffix of the files that run on a device, a table too: of those that its latencies were measured with."""
+    if device.measured:
+        return device.suffix
+    runtime = table_predictor(device).machine.get("runtime")
+    if runtime is None:
+        return f".{device.format or 'tflite'}"
+    return ".onnx" if runtime.startswith("onnxruntime ") else ".tflite"
+
+
+def is_x86(device: Device) -> bool:
+    """Whether a device is an x86 CPU: this machine, or what the predictor of a table was measured on."""
+    if device.measured:
+        return not device.how.removable and platform.machine() in X86
+    _, _, processor = table_predictor(device).machine.get("system", "").partition(" ")
+    return processor in X86
 
 
 def device_predictor(device: str | Path) -> Predictor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import platform
 import signal
 import threading
 from collections import deque
@@ -23,14 +22,13 @@ from typing import NamedTuple
 import numpy as np
 
 from spaceevo.errors import DeviceError
-from spaceevo.latency.devices import Device
+from spaceevo.latency.devices import Device, is_x86
 from spaceevo.latency.machine import usable_cores
 from spaceevo.nn.network import subnet_plan
 from spaceevo.nn.plan import Conv, Linear, Plan
 from spaceevo.quant.graph import Int8Graph, random_graph
 from spaceevo.space import parse_space
 
-X86 = ("x86_64", "AMD64", "i386", "i686")  # as `platform.machine()` says
 REFERENCE = "tiny-4664-1222"  # its largest subnet is timed beside everything else: the same work on every device
 MOST_PROCESSES = 4  # of a `FileWriter`; each holds TensorFlow and a network, most of a GiB
 
@@ -41,11 +39,10 @@ def write_reference(device: Device, folder: Path) -> Path:
 
 
 def suited_graph(graph: Int8Graph, device: Device) -> Int8Graph:
-    """The graph as TFLite computes it fastest on a device: another one where that is this machine, and it is x86."""
+    """The graph as TFLite computes it fastest on a device: another one where that is an x86 CPU."""
     from spaceevo.export.tflite import for_x86
 
-    here = device.measured and not device.how.removable
-    return for_x86(graph) if here and platform.machine() in X86 else graph
+    return for_x86(graph) if is_x86(device) else graph
 
 
 def can_be_written(plan: Plan, device: Device) -> bool:

@@ -16,6 +16,10 @@ from spaceevo.latency.predictor import Predictor
 from spaceevo.search.subnets import Found
 from spaceevo.space import Space, Subnet
 
+_BY_PREDICTION = (
+    "The SEQnets are those by prediction: to have them measured, attach it and run snakemake again with --forcerun "
+    "search_subnets."
+)
 ENOUGH = 3  # measured subnets, after which those that are hopeless by them are passed over unmeasured
 
 
@@ -80,7 +84,9 @@ def finalists_on(
         except DeviceError as error:
             if not device.how.removable:
                 raise
-            print(f"{error} The SEQnets are those by prediction until then.", file=sys.stderr)
+            print(f"{error} {_BY_PREDICTION}", file=sys.stderr)
+    elif device.measured:
+        print(f"{device.name} is not attached. {_BY_PREDICTION}", file=sys.stderr)
     return predicted_finalists(ranked, table)
 
 

@@ -69,6 +69,15 @@ def test_the_one_held_out_folder_is_test_and_val_comes_from_train(tmp_path: Path
     assert not set(dataset.splits["val"].paths) & set(dataset.splits["train"].paths)
 
 
+def test_a_train_folder_alone_is_split_in_three(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        draw(tmp_path / "train" / name, 10)
+    dataset = scan(tmp_path)
+    assert dataset.classes == ("ant", "bee")
+    assert {split: len(dataset.splits[split].paths) for split in SPLITS} == {"train": 14, "val": 4, "test": 2}
+    assert all((tmp_path / path).is_file() for split in SPLITS for path in dataset.splits[split].paths)
+
+
 def test_unreadable_picture_is_named_or_counted(flat: Path) -> None:
     (flat / "bee" / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"broken\.png"):

@@ -5,10 +5,11 @@ from contextlib import nullcontext
 
 import pytest
 
+from spaceevo.artifacts import Record, read_json, write_json
 from spaceevo.errors import ArtifactError, DeviceError
 from spaceevo.latency import devices
 from spaceevo.latency.bench import measure_files
-from spaceevo.latency.devices import at_hand, check_runtime, load_device, shipped_devices, table_predictor
+from spaceevo.latency.devices import at_hand, check_runtime, load_device, own_suffix, shipped_devices, table_predictor
 from spaceevo.latency.runtimes import InProcessRuntime
 
 
@@ -28,6 +29,24 @@ def test_every_shipped_device_loads_and_can_predict_or_be_measured(name):
         assert table_predictor(device).device == name
         with pytest.raises(DeviceError, match=f"run on {name}"):
             _ = device.suffix
+
+
+def test_each_device_has_files_of_its_own():
+    suffixes = {name: own_suffix(load_device(name)) for name in shipped_devices()}
+    assert {name for name, suffix in suffixes.items() if suffix == ".onnx"} == {"cpu", "vnni"}
+    assert set(suffixes.values()) == {".onnx", ".tflite"}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "suffix"), [("onnxruntime 1.31.1", ".onnx"), ("ai-edge-litert 2.3.0", ".tflite"), (None, ".onnx")]
+)
+def test_the_files_of_a_table_are_those_it_was_measured_with(tmp_path, runtime, suffix):
+    """Its own file says which, where the predictor does not."""
+    content = read_json(devices.SHIPPED.parent / "predictors" / "vnni.json", "latency_predictor")
+    machine = {} if runtime is None else {"machine": {"runtime": runtime}}
+    write_json(tmp_path / "server.json", "latency_predictor", content | machine, Record({}))
+    (tmp_path / "server.yaml").write_text("runtime: table\npredictor: server.json\nformat: onnx\n")
+    assert own_suffix(load_device(tmp_path / "server.yaml")) == suffix
 
 
 def test_a_device_of_ones_own(tmp_path):
@@ -58,6 +77,8 @@ def test_a_device_of_ones_own(tmp_path):
         ("runtime: onnxruntime\nname: other\n", "the key name"),
         ("runtime: table\n", "names no predictor"),
         ("runtime: tflite\npredictor: p.json\n", "has a predictor"),
+        ("runtime: tflite\nformat: onnx\n", "has a format, which its runtime settles"),
+        ("runtime: table\npredictor: p.json\nformat: coreml\n", "wrong key format: Input should be 'tflite' or 'onnx'"),
         ("- runtime\n", "keys and values"),
         ("runtime: [\n", "not valid YAML"),
     ],

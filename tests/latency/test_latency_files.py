@@ -12,9 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
+from spaceevo.artifacts import Record, read_json, write_json
 from spaceevo.errors import DeviceError, ExportError
 from spaceevo.latency import files
-from spaceevo.latency.devices import load_device
+from spaceevo.latency.devices import SHIPPED, load_device
 from spaceevo.latency.files import FileWriter, Sketch, suited_graph, write_sketch
 from spaceevo.nn.plan import INPUT, Conv, Plan
 from spaceevo.quant.graph import random_graph
@@ -36,6 +37,17 @@ def test_large_depthwise_kernels_depend_on_the_device(monkeypatch, device, machi
     monkeypatch.setattr(platform, "machine", lambda: machine)
     graph = random_graph(PLAN, 9, np.random.default_rng(0))
     assert suited_graph(graph, load_device(device)).nodes[0].groups == groups
+
+
+@pytest.mark.parametrize(("system", "groups"), [("Linux x86_64", 1), ("Linux aarch64", 16), (None, 16)])
+def test_a_table_is_the_machine_that_its_predictor_was_measured_on(tmp_path, system, groups):
+    """As where a device is profiled on one machine, and its networks are trained on another."""
+    content = read_json(SHIPPED.parent / "predictors" / "pixel4.json", "latency_predictor")
+    machine = {} if system is None else {"machine": {"system": system, "runtime": "ai-edge-litert 2.3.0"}}
+    write_json(tmp_path / "server.json", "latency_predictor", content | machine, Record({}))
+    (tmp_path / "server.yaml").write_text("runtime: table\npredictor: server.json\n")
+    graph = random_graph(PLAN, 9, np.random.default_rng(0))
+    assert suited_graph(graph, load_device(tmp_path / "server.yaml")).nodes[0].groups == groups
 
 
 def orders(folder, count):
@@ -89,7 +101,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     code = """
         import os, signal, sys
         from pathlib import Path
-        from spaceevo.latency.devices import load_device
+        from spaceevo.latency.devices import SHIPPED, load_device
         from spaceevo.latency.files import FileWriter, reference_sketch
 
         if __name__ == "__main__":

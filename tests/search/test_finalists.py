@@ -139,7 +139,7 @@ def test_the_machine_is_taken_for_as_fast_as_it_was(searched):
 
 
 @pytest.mark.parametrize("name", ["pixel4", "pixel4-adb"])
-def test_elsewhere_predictions_count(searched, name, monkeypatch):
+def test_elsewhere_predictions_count(searched, name, monkeypatch, capsys):
     ranked, table, budgets = searched
     monkeypatch.setenv("PATH", "")  # no adb
 
@@ -150,6 +150,8 @@ def test_elsewhere_predictions_count(searched, name, monkeypatch):
     assert [finalist.found for finalist in found] == winners(ranked) and measured["measured_ms"].isna().all()
     stated = entry(found[0], budgets[0])
     assert stated["measured_ms"] is None and stated["measured_interval_ms"] is None and stated["replaced"] == []
+    said = capsys.readouterr().err
+    assert ("--forcerun search_subnets" in said) == (name == "pixel4-adb")
 
 
 @pytest.mark.parametrize("removable", [True, False])

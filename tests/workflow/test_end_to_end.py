@@ -40,7 +40,9 @@ def test_budgets_are_met_and_rise(results: Path) -> None:
 def test_cards_hold_what_was_measured(results: Path, device: str, name: str) -> None:
     card = read_json(results / device / f"seqnet_{name}.json", "card")
     assert card["name"] == f"SEQnet@{device}-{name}"
+    chosen = read_json(results / device / "seqnets.json", "seqnets")["seqnets"][name]
     assert (card["latency"]["measured_ms"] is None) == (device == "pixel4")
+    assert all(card["latency"][key] == chosen[key] for key in ("measured_ms", "measured_interval_ms"))
     assert 0 <= card["files"]["onnx"]["int8_accuracy"] <= 1
     assert card["files"]["tflite"]["agreement_with_simulation"] >= 0.7
     assert card["files"]["tflite"]["size_bytes"] == (results / device / f"seqnet_{name}.tflite").stat().st_size

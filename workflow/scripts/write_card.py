@@ -52,7 +52,7 @@ def main(
         evaluator.accuracy(subnet, fp32),
         read_own_predictor(predictor),
         load_device(device),
-        read_json(seqnets, "seqnets")["seqnets"][name]["budget_ms"],
+        read_json(seqnets, "seqnets")["seqnets"][name],
     )
     write_json(output, "card", card, record)
 
