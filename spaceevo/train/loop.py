@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,21 +17,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from spaceevo.artifacts import Record, read_tensors, write_tensors
+from spaceevo.artifacts import Record
 from spaceevo.config import Augment, Recipe
 from spaceevo.data.loader import batches, steps_per_epoch
 from spaceevo.data.splits import Split
-from spaceevo.errors import ArtifactError, TrainingError
+from spaceevo.errors import TrainingError
 from spaceevo.nn.layout import images_on
 from spaceevo.parallel import MOST_AT_ONCE, Mapper, SideBySide, share_threads
 from spaceevo.progress import progress
 from spaceevo.slices import Slice, gathered_slices
 from spaceevo.train.memory import keep_freed_memory
 from spaceevo.train.muon import Muon
+from spaceevo.train.state import TrainingState, WeightAverage
 
-CHECKPOINT_KIND = "checkpoint"
 MOMENTUM = 0.9  # of SGD and Muon
-_OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of a parameter
 
 
 class Part(NamedTuple):
@@ -96,7 +94,8 @@ def train(
     per_epoch = steps_per_epoch(task.split, recipe.batch_size, drop_last=True)
     steps = max(round(recipe.epochs * per_epoch), 1)
     run = _fingerprint(module, recipe, task, record.params)
-    start = _restore(task.checkpoint, run, module, optimizer, average, record, accelerator)
+    state = TrainingState(module, optimizer, average)
+    start = state.restore(task.checkpoint, run, record, accelerator)
     trained, device = cache(trained_parameters), accelerator.device
     parameters = trained(module)
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.bf16 and device.type == "cuda")
@@ -121,7 +120,7 @@ def train(
             tick(step + 1, f"loss {loss:.3f}")
             due = (step + 1) % task.checkpoint_steps == 0 or step + 1 == steps
             if due and accelerator.is_main_process:
-                _save(task.checkpoint, run, step + 1, module, optimizer, average, record)
+                state.save(task.checkpoint, run, step + 1, record)
     if average is not None:
         average.to_module()
     module.eval()
@@ -131,30 +130,6 @@ def share_threads_of_parts(threads: int, accelerator: Accelerator) -> int:
     """How many parts of a step to compute side by side: one on a GPU, and where processes exchange sums in each."""
     alone = accelerator.device.type != "cpu" or accelerator.num_processes > 1
     return share_threads(threads, 1 if alone else MOST_AT_ONCE)
-
-
-class WeightAverage:
-    """Exponential moving average of a module's parameters.
-
-    The decay starts low, (1 + step) / (10 + step), so that the random weights of the start are forgotten.
-    """
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.parameters = dict(module.named_parameters())
-        self.shadow = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the weights after step number `step`."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.shadow.values()), list(self.parameters.values()), 1 - decay)
-
-    @torch.no_grad()
-    def to_module(self) -> None:
-        """Give the module the averaged weights."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(self.shadow[name])
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -315,65 +290,6 @@ def _fingerprint(module: nn.Module, recipe: Recipe, task: Task, params: Mapping[
     data = [task.split.digest(), task.resolution, repr(task.augment)]
     parts = [weights.hexdigest(), recipe.model_dump(), task.label, task.seed, *data, dict(params)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _save(
-    path: Path,
-    run: str,
-    step: int,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
-    record: Record,
-) -> None:
-    tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
-    for name, parameter in module.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
-    if average is not None:
-        tensors |= {f"average.{name}": tensor for name, tensor in average.shadow.items()}
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-    write_tensors(path, CHECKPOINT_KIND, arrays, record, {"run": run, "step": step, "cost": record.cost()})
-
-
-def _restore(
-    path: Path,
-    run: str,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage | None,
-    record: Record,
-    accelerator: Accelerator,
-) -> int:
-    """Load the state of an unfinished run; returns the step to go on with, 0 where there is none to load.
-
-    A checkpoint of another run is kept under another name, and one sentence says so.
-    """
-    if not path.is_file():
-        return 0
-    try:
-        arrays, content = read_tensors(path, CHECKPOINT_KIND)
-        reason = "" if content["run"] == run else "is of other parameters, data or initial weights"
-    except ArtifactError:
-        reason = "is damaged"
-    accelerator.wait_for_everyone()  # all have read it before one renames it
-    if reason:
-        if accelerator.is_main_process:
-            aside = path.with_suffix(f".earlier{path.suffix}")
-            path.replace(aside)
-            print(f"{path} {reason}: training starts from its beginning; the file is kept as {aside}.", file=sys.stderr)
-        return 0
-    state = {name.removeprefix("module."): torch.from_numpy(a) for name, a in arrays.items() if name[:7] == "module."}
-    module.load_state_dict(state)
-    for name, parameter in module.named_parameters():
-        keys = [key for key in _OPTIMIZER_STATE if f"optimizer.{key}.{name}" in arrays]
-        for key in keys:
-            value = torch.from_numpy(arrays[f"optimizer.{key}.{name}"])
-            optimizer.state[parameter][key] = value.to(parameter.device)
-        if average is not None:
-            average.shadow[name].copy_(torch.from_numpy(arrays[f"average.{name}"]))
-    record.resume(content["cost"])
-    return int(content["step"])
 
 
 def subnet_rng(seed: int, step: int) -> np.random.Generator:

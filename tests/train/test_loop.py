@@ -14,7 +14,8 @@ from torch import nn
 from spaceevo.artifacts import Record, read_header, read_tensors
 from spaceevo.config import Augment, Recipe
 from spaceevo.errors import DataError, TrainingError
-from spaceevo.train.loop import CHECKPOINT_KIND, Part, Task, WeightAverage, finish, learning_rate, subnet_rng, train
+from spaceevo.train.loop import Part, Task, finish, learning_rate, subnet_rng, train
+from spaceevo.train.state import CHECKPOINT_KIND, WeightAverage
 
 RECIPE = Recipe(epochs=2, batch_size=12, learning_rate=0.05, warmup=0.2, weight_decay=0.1)
 STEPS = 10  # of five full batches of 12 out of 64 images, twice

@@ -14,7 +14,8 @@ from torch import nn
 from spaceevo.artifacts import Record, read_tensors
 from spaceevo.config import Recipe
 from spaceevo.errors import TrainingError
-from spaceevo.train.loop import CHECKPOINT_KIND, Task, train
+from spaceevo.train.loop import Task, train
+from spaceevo.train.state import CHECKPOINT_KIND
 
 RECIPE = Recipe(epochs=1, batch_size=16, learning_rate=0.1)
 SCRIPT = Path(__file__).with_name("sharing.py")

@@ -21,8 +21,9 @@ from spaceevo.quant.quantizers import ActivationQuantizer, fp32, int8
 from spaceevo.search.evaluator import SubnetEvaluator
 from spaceevo.space import Space, load_hyperspace, sample_subnet
 from spaceevo.train import supernet as training
-from spaceevo.train.loop import CHECKPOINT_KIND, Task, back_propagate, finish, trained_parameters
+from spaceevo.train.loop import Task, back_propagate, finish, trained_parameters
 from spaceevo.train.losses import kl_divergence
+from spaceevo.train.state import CHECKPOINT_KIND
 from spaceevo.train.supernet import calibrate_supernet, sandwich_objective, train_fp32, train_int8
 
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.01, weight_decay=0.01)  # 16 steps

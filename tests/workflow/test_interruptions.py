@@ -15,7 +15,7 @@ from workflow.micro import RECIPE, micro_params
 from spaceevo.artifacts import Record, read_header, read_table, read_tensors, verify, write_table, write_tensors
 from spaceevo.latency.checkpoint import CHECKPOINT_KIND as PROFILE_CHECKPOINT_KIND
 from spaceevo.latency.profile import PROFILE_KIND
-from spaceevo.train.loop import CHECKPOINT_KIND
+from spaceevo.train.state import CHECKPOINT_KIND
 
 FORMATS = ("json", "parquet", "safetensors")
 
