@@ -61,11 +61,14 @@ class Record:
     _cpu_start: float = field(default_factory=time.process_time)
 
     def cost(self) -> dict[str, float]:
-        """Wall seconds, CPU seconds of this process, and GPU seconds (wall time of each GPU held) spent so far."""
+        """Wall seconds, CPU seconds, and GPU seconds (wall time of each GPU held) spent so far.
+
+        CPU seconds are those of this process, as many times as processes share the work.
+        """
         wall_s = time.perf_counter() - self._wall_start
         return {
             "wall_s": round(self.earlier_wall_s + wall_s, 3),
-            "cpu_s": round(self.earlier_cpu_s + time.process_time() - self._cpu_start, 3),
+            "cpu_s": round(self.earlier_cpu_s + _processes() * (time.process_time() - self._cpu_start), 3),
             "gpu_s": round(self.earlier_gpu_s + _gpus_held() * wall_s, 3),
         }
 
@@ -92,7 +95,12 @@ def _gpus_held() -> int:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0
-    return int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun sets it
+    return _processes()
+
+
+def _processes() -> int:
+    """How many share the work of this one, itself included."""
+    return int(os.environ.get("WORLD_SIZE", "1"))  # as torch.distributed.run sets it
 
 
 @contextmanager

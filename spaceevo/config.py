@@ -158,7 +158,7 @@ class LutParams(Section):
         None, description="folder of a published LUT (CSV) to import; nothing is distilled then"
     )
     samples: Positive = Field(description="per stage, block type, window, arriving width and resolution")
-    train_images: Positive = Field(description="that BatchNorm and the projection to the teacher are computed on")
+    train_images: Several = Field(description="that BatchNorm and the projection to the teacher are computed on")
     val_images: Positive = Field(description="that losses are measured on")
 
 

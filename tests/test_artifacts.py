@@ -124,6 +124,19 @@ def test_gpu_seconds_are_the_wall_time_of_every_gpu_held(monkeypatch, initialise
     assert cost["gpu_s"] == pytest.approx(gpus * cost["wall_s"], abs=0.003)
 
 
+def test_processes_that_share_the_work_cost_as_much_each(monkeypatch):
+    def spent(processes):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        record = Record({})
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+        return record.cost()["cpu_s"]
+
+    assert spent("1") == pytest.approx(0.05, abs=0.02)
+    assert spent("4") == pytest.approx(0.2, abs=0.08)
+
+
 def test_costs_count_from_the_record_and_over_interruptions(tmp_path):
     record = Record({})
     first = record.cost()

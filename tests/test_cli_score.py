@@ -64,16 +64,23 @@ def test_an_imported_lut_scores_as_its_folder_does(tmp_path):
     assert "Q-T score of onnxw-151122-023231 (consistent, inverse, 100000 samples)" in shown and "10 ms" in shown
 
 
-def test_a_score_as_the_workflow_has_it():
-    """By the settings of a params.yaml, of which an option may turn one."""
+def test_a_score_as_the_workflow_has_it(monkeypatch):
+    """By params.yaml and what is laid over it, of which an option may turn one."""
+    monkeypatch.chdir(PARAMS.parent)
     asked = ["score", "onnxw-151122-023231", "--lut", table("onnxw"), "--budget", 10, "--device", "vnni", "--json"]
     stated = load_params(PARAMS).space.score
     options = ["--samples", stated.samples, "--quality", stated.quality]
-    found = json.loads(run(*asked, "--params", PARAMS).stdout)
+    found = json.loads(run(*asked, "--from-params").stdout)
     assert found == json.loads(run(*asked, *options).stdout)
     assert (found["quality"], found["samples"]) == (stated.quality, stated.samples) != ("inverse", 100_000)
-    inverse = json.loads(run(*asked, "--params", PARAMS, "--quality", "inverse").stdout)
+    inverse = json.loads(run(*asked, "--from-params", "--quality", "inverse").stdout)
     assert inverse["quality"] == "inverse" and inverse["score"] != found["score"]
+    more = json.loads(run(*asked, "--from-params", "--configfile", "params/comparison.yaml").stdout)
+    assert more["samples"] == 100_000 and more["quality"] == stated.quality
+    without = run(*asked[:6], "--from-params")
+    assert without.exit_code == 1 and "space.score.latency is predicted: name its --device" in without.stderr
+    published = run(*asked, "--from-params", "--configfile", "params/published-vnni.yaml")
+    assert published.exit_code == 1 and "space.score.latency is table: leave out --device" in published.stderr
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,14 @@ def score(
         str | None,
         typer.Option(help="Device (or latency_predictor.json) that predicts latencies; else those of the LUT count."),
     ] = None,
-    params: Annotated[
-        Path | None,
-        typer.Option(help="A params.yaml whose space.score says how, as the workflow scores; options go before it."),
-    ] = None,
+    from_params: Annotated[
+        bool,
+        typer.Option("--from-params", help="By space.score of params.yaml, as the workflow; options go before it."),
+    ] = False,
+    configfile: Annotated[
+        list[Path],
+        typer.Option(help="With --from-params: as given to snakemake, on top of params.yaml; may be repeated."),
+    ] = [],  # noqa: B006
     mode: Annotated[
         Literal["consistent", "independent"] | None,
         typer.Option(help="consistent (if not said): widths agree; independent: stages on their own, as the release."),
@@ -66,7 +70,8 @@ def score(
         "quality": quality,
     }
     given = {key: value for key, value in given.items() if value is not None}
-    guarded(partial(_score, code, lut, sorted(budget), device, params, given, fixed_ms, classes, seed, as_json), debug)
+    files = configfile if from_params else None
+    guarded(partial(_score, code, lut, sorted(budget), device, files, given, fixed_ms, classes, seed, as_json), debug)
 
 
 def _score(
@@ -74,7 +79,7 @@ def _score(
     lut: Path,
     budgets: list[float],
     device: str | None,
-    params: Path | None,
+    configfiles: list[Path] | None,
     given: dict[str, Any],
     fixed_ms: list[str],
     classes: int,
@@ -82,15 +87,22 @@ def _score(
     as_json: bool,
 ) -> None:
     from spaceevo.artifacts import read_table
-    from spaceevo.config import QTSettings, load_params
+    from spaceevo.config import QTSettings
     from spaceevo.latency.devices import device_predictor
     from spaceevo.search.lut import LUT_KIND, build_lut, smallest_latency
     from spaceevo.search.published_lut import read_published_lut
     from spaceevo.search.score import make_scorer
     from spaceevo.space import parse_space
+    from spaceevo.workflow.plan import merged_params
 
-    stated = {"samples": SAMPLES} if params is None else load_params(params).space.score.model_dump()
-    settings = stated | {"latency": "table" if device is None else "predicted"} | given
+    latency = "table" if device is None else "predicted"
+    stated: dict[str, Any] = {"samples": SAMPLES, "latency": latency}
+    if configfiles is not None:
+        stated = merged_params(configfiles).space.score.model_dump()
+        if stated["latency"] != latency:
+            way_out = "name its --device" if device is None else "leave out --device"
+            raise ParamsError(f"space.score.latency is {stated['latency']}: {way_out}, or --from-params.")
+    settings = stated | given
     if fixed_ms:
         settings["fixed_latency_ms"] = _latencies(fixed_ms)
     options = QTSettings(**settings | {"top": min(settings.get("top", TOP), settings["samples"])})

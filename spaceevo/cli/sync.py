@@ -19,13 +19,17 @@ def sync(
     """Let Snakemake take as current what DVC has fetched: nothing is made again that dvc.lock vouches for."""
 
     def work() -> None:
+        import yaml
+
         import spaceevo.workflow.sync as workflow_sync
-        from spaceevo.workflow.dag import plan_jobs
+        from spaceevo.workflow.dag import PARAMS_FILE, plan_jobs
+        from spaceevo.workflow.stages import check_stages
 
         jobs = plan_jobs()
         if of_dvc:
             workflow_sync.touch([path for job in jobs for path in job.outputs])
             return
+        check_stages(jobs, yaml.safe_load(PARAMS_FILE.read_text()))
         synced = workflow_sync.sync(jobs)
         print_found({"current": list(synced.current), "stale": synced.stale}, _show, as_json)
 

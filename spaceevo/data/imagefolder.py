@@ -1,8 +1,8 @@
 """Any folder of class folders as a dataset: pictures stay where they are, and each split is a manifest of paths.
 
-Two layouts are understood: ROOT/<class>/*.png is split in three; ROOT/train, ROOT/val and ROOT/test, each with class
-folders, is taken as it is. With only one of val and test beside train, as ImageNet has it, that one is the test set,
-and val is carved out of train.
+Two layouts are understood: ROOT/<class>/*.png is split in three, and so is ROOT/train/<class> where there is nothing
+else; ROOT/train, ROOT/val and ROOT/test, each with class folders, is taken as it is. With only one of val and test
+beside train, as ImageNet has it, that one is the test set, and val is carved out of train.
 """
 
 from __future__ import annotations

@@ -197,8 +197,8 @@ class FolderSplit(Split):
         if not self.info.copies:
             return read_picture(original)
         copy = Path(self.info.copies) / f"{path}.jpg"
-        modified = _modified(original)
-        if modified is None or abs(modified - (_modified(copy) or 0.0)) > SAME_TIME_S:
+        modified, copied = _modified(original), _modified(copy)
+        if modified is None or copied is None or abs(modified - copied) > SAME_TIME_S:
             write_bytes(copy, _smaller(read_picture(original), self.info.copy_side))
             if modified is not None:
                 os.utime(copy, (modified, modified))

@@ -52,7 +52,7 @@ class Device(BaseModel):
         threads: threads of the runtime.
         options: of the runtime, as its class declares them.
         predictor: JSON file of a table's predictor; absolute once loaded.
-        format: of the files that a table's latencies are of, where its predictor states no machine; None for TFLite's.
+        format: of the files that a table's latencies are of; None for those it was measured with, or TFLite's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -196,10 +196,9 @@ def own_suffix(device: Device) -> str:
     """Suffix of the files that run on a device, a table too: of those that its latencies were measured with."""
     if device.measured:
         return device.suffix
-    runtime = table_predictor(device).machine.get("runtime")
-    if runtime is None:
-        return f".{device.format or 'tflite'}"
-    return ".onnx" if runtime.startswith("onnxruntime ") else ".tflite"
+    if device.format is not None:
+        return f".{device.format}"
+    return ".onnx" if table_predictor(device).machine.get("runtime", "").startswith("onnxruntime ") else ".tflite"
 
 
 def is_x86(device: Device) -> bool:

@@ -160,9 +160,9 @@ class _Translation:
     def function(self, function: str, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """What a function or method of a tensor makes of its arguments."""
         draft, (x, *rest) = self.draft, args
-        joined = function in ("cat", "concat") and all(isinstance(part, Value) for part in x)
-        if not (isinstance(x, Value) or joined):
-            raise UnsupportedError("its first argument is no tensor")
+        tensors = x if function in ("cat", "concat") else [x]
+        if not (isinstance(tensors, tuple | list) and all(isinstance(tensor, Value) for tensor in tensors)):
+            raise UnsupportedError("its first argument is none that it takes")
         if function in ACTIVATIONS:
             return draft.activate(x, ACTIVATIONS[function], name)
         match function, rest:

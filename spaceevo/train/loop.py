@@ -23,7 +23,7 @@ from spaceevo.data.loader import batches, steps_per_epoch
 from spaceevo.data.splits import Split
 from spaceevo.errors import TrainingError
 from spaceevo.nn.layout import images_on
-from spaceevo.parallel import MOST_AT_ONCE, Mapper, SideBySide, share_threads
+from spaceevo.parallel import Mapper, SideBySide
 from spaceevo.progress import progress
 from spaceevo.slices import Slice, gathered_slices
 from spaceevo.train.memory import keep_freed_memory
@@ -124,12 +124,6 @@ def train(
     if average is not None:
         average.to_module()
     module.eval()
-
-
-def share_threads_of_parts(threads: int, accelerator: Accelerator) -> int:
-    """How many parts of a step to compute side by side: one on a GPU, and where processes exchange sums in each."""
-    alone = accelerator.device.type != "cpu" or accelerator.num_processes > 1
-    return share_threads(threads, 1 if alone else MOST_AT_ONCE)
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:

@@ -43,7 +43,7 @@ ASSUMED_CPU_S = {
     "search_subnets": 6.5e-11,
     "compare_space": 6.5e-11,
     "extract_seqnet": 1.2e-10,
-    "write_card": 3.2e-10,
+    "write_card": 4.1e-10,
 }
 ASSUMED_JOB_S = 5.0  # of rules whose time does not grow with anything
 

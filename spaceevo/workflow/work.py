@@ -196,8 +196,10 @@ def foreseen_images(dataset: Dataset) -> tuple[int, str]:
     root = Path(str(dataset.root))
     if not root.is_dir():
         return round(IMAGENET * rest), f"assumed, as ImageNet has: there is no folder {root} here"
-    if (root / "train").is_dir():
-        return round(_count_files(root / "train") * rest), f"counted in {root / 'train'}"
+    train = root / "train"
+    if train.is_dir():
+        held = any((root / name).is_dir() for name in ("val", "test"))
+        return round(_count_files(train) * (rest if held else rest - dataset.test_fraction)), f"counted in {train}"
     return round(_count_files(root) * (rest - dataset.test_fraction)), f"counted in {root}"
 
 

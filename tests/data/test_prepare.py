@@ -75,9 +75,8 @@ def test_copies_are_of_the_pictures_there_now(tmp_path: Path) -> None:
     """Of another root with files of the same names, and of pictures that have been replaced, copies are made anew."""
     grey_pictures(tmp_path / "first", 10)
     grey_pictures(tmp_path / "second", 240)
-    for path in (tmp_path / "first").rglob("*.png"):  # nothing but the root tells these files apart
-        times = path.stat()
-        os.utime(tmp_path / "second" / path.relative_to(tmp_path / "first"), ns=(times.st_atime_ns, times.st_mtime_ns))
+    for path in tmp_path.rglob("*.png"):  # nothing but the root tells these files apart
+        os.utime(path, (0, 0))
     paths = outputs(tmp_path / "splits", "imagefolder")
 
     def fetched(root: str) -> float:

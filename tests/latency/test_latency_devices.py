@@ -38,14 +38,21 @@ def test_each_device_has_files_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("runtime", "suffix"), [("onnxruntime 1.31.1", ".onnx"), ("ai-edge-litert 2.3.0", ".tflite"), (None, ".onnx")]
+    ("runtime", "stated", "suffix"),
+    [
+        ("onnxruntime 1.31.1", "", ".onnx"),
+        ("ai-edge-litert 2.3.0", "", ".tflite"),
+        ("openvino 2026.1", "format: onnx\n", ".onnx"),
+        (None, "format: onnx\n", ".onnx"),
+        (None, "", ".tflite"),
+    ],
 )
-def test_the_files_of_a_table_are_those_it_was_measured_with(tmp_path, runtime, suffix):
-    """Its own file says which, where the predictor does not."""
+def test_the_files_of_a_table_are_those_it_was_measured_with(tmp_path, runtime, stated, suffix):
+    """Its own file may say which."""
     content = read_json(devices.SHIPPED.parent / "predictors" / "vnni.json", "latency_predictor")
     machine = {} if runtime is None else {"machine": {"runtime": runtime}}
     write_json(tmp_path / "server.json", "latency_predictor", content | machine, Record({}))
-    (tmp_path / "server.yaml").write_text("runtime: table\npredictor: server.json\nformat: onnx\n")
+    (tmp_path / "server.yaml").write_text(f"runtime: table\npredictor: server.json\n{stated}")
     assert own_suffix(load_device(tmp_path / "server.yaml")) == suffix
 
 
@@ -77,7 +84,7 @@ def test_a_device_of_ones_own(tmp_path):
         ("runtime: onnxruntime\nname: other\n", "the key name"),
         ("runtime: table\n", "names no predictor"),
         ("runtime: tflite\npredictor: p.json\n", "has a predictor"),
-        ("runtime: tflite\nformat: onnx\n", "has a format, which its runtime settles"),
+        ("runtime: tflite\nformat: onnx\n", "has a format, which its runtime tflite settles"),
         ("runtime: table\npredictor: p.json\nformat: coreml\n", "wrong key format: Input should be 'tflite' or 'onnx'"),
         ("- runtime\n", "keys and values"),
         ("runtime: [\n", "not valid YAML"),

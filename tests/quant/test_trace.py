@@ -184,6 +184,7 @@ def test_an_unsupported_layer_is_one_sentence(layer, said):
         (lambda m, x: 1 + m.conv(x), "The operation add (add)"),
         (lambda m, x: m.conv(x).mean(-1).mean(-1), "The operation mean (mean)"),
         (lambda m, x: torch.stack([x, m.conv(x)]), "The operation stack (stack)"),
+        (lambda m, x: torch.cat(m.conv(x), 1), "The operation cat (cat)"),
         (lambda m, x: m.conv([x]), "The layer conv (torch.nn.modules.conv.Conv2d) cannot be exported"),
         (lambda m, x: x + m.conv(x)[:, :, ::2], "The operation getitem"),
         (lambda m, x: x + m.down(x), "different sizes"),

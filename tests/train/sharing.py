@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from made import GRID, made_split, randomise, small_hyperspace
 
 from spaceevo.artifacts import Record
@@ -16,6 +15,7 @@ from spaceevo.nn.supernet import Supernet
 from spaceevo.space import Space
 from spaceevo.train.blocks import Students, distill
 from spaceevo.train.loop import Task
+from spaceevo.train.processes import join_training, share_threads_of_parts
 from spaceevo.train.supernet import train_fp32, train_int8
 from spaceevo.train.teacher import train_teacher
 
@@ -25,11 +25,13 @@ RECIPE = Recipe(epochs=0.25, batch_size=16, learning_rate=0.01, ema=0.9)  # one 
 
 def main(folder: Path, processes: int) -> None:
     """Leave the checkpoints of one step each in `folder`; it should be run in so many processes."""
-    torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
+    accelerator = join_training()
     assert accelerator.num_processes == processes
+    assert accelerator.is_main_process == (accelerator.process_index == 0)
+    at_once = share_threads_of_parts(2, accelerator)
+    assert at_once * torch.get_num_threads() * processes == 2
     split, augment = made_split(), Augment(shift=1, horizontal_flip=True)
-    task = Task("supernet", split, 12, 0, folder / "supernet.safetensors", augment, checkpoint_steps=1)
+    task = Task("supernet", split, 12, 0, folder / "supernet.safetensors", augment, checkpoint_steps=1, at_once=at_once)
     sandwich = Sandwich(random_subnets=2, dropout=0.3)
     supernet = Supernet(SPACE, 4, GRID)
     randomise(supernet, 0)

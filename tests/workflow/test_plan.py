@@ -110,6 +110,8 @@ def test_pictures_that_are_there_are_counted(tmp_path: Path) -> None:
         path.touch()
     assert foreseen_images(dataset)[0] == 5
     (tmp_path / "class0").rename(tmp_path / "train")
+    assert foreseen_images(dataset)[0] == round(5 * 0.5)  # val and test come out of it
+    (tmp_path / "class1").rename(tmp_path / "val")
     assert foreseen_images(dataset)[0] == 4
     images, origin = foreseen_images(dataset.model_copy(update={"root": "nowhere"}))
     assert images > 1_000_000 and "assumed" in origin and "nowhere" in origin

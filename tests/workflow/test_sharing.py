@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from workflow.failing import make_hook
 from workflow.micro import ROOT
 from workflow.team import BIN, append, call, cloned, copied, is_current, planned_rules, ran_stages, run, set_param
@@ -55,6 +56,18 @@ def test_a_change_before_sync_is_seen(finished: Path, tmp_path: Path) -> None:
     assert "search_subnets-cpu is to be redone, and what follows from it: search" in said
     planned = planned_rules(folder)
     assert {"search_subnets", "extract_seqnet", "export_seqnet", "write_card", *REPORT} == set(planned)
+
+
+def test_sync_vouches_for_no_parameters_that_dvc_does_not_know(finished: Path, tmp_path: Path) -> None:
+    """A key that is stated at last, or no more, is in no stage of dvc.yaml until that is written anew."""
+    folder = cloned(finished, tmp_path / "clone")
+    run(folder, "dvc", "pull")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    del params["dataset"]["val_fraction"]
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    done = call(folder, "spaceevo", "sync")
+    assert done.returncode == 1 and "run spaceevo stages" in done.stderr
+    assert planned_rules(folder), "nothing was taken as current"
 
 
 def test_code_of_before_sync_is_seen(finished: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ rule train_teacher:
         "results/teacher.safetensors",
     log:
         "results/logs/train_teacher.log",
-    threads: PARAMS.threads
+    threads: TRAINING_THREADS
     resources:
         **training(3000),
     params:
@@ -34,7 +34,7 @@ rule distill_blocks:
         "results/logs/distill_blocks_{stage}.log",
     wildcard_constraints:
         stage=any_of(SEARCHED),
-    threads: PARAMS.threads
+    threads: TRAINING_THREADS
     resources:
         **training(3000),
     params:

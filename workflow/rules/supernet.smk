@@ -10,7 +10,7 @@ rule train_supernet_fp32:
         "results/logs/train_supernet_fp32_{device}.log",
     wildcard_constraints:
         device=any_of(EVOLVED),
-    threads: PARAMS.threads
+    threads: TRAINING_THREADS
     resources:
         **training(4000),
     params:
@@ -39,7 +39,7 @@ rule train_supernet_int8:
         "results/logs/train_supernet_int8_{device}.log",
     wildcard_constraints:
         device=any_of(EVOLVED),
-    threads: PARAMS.threads
+    threads: TRAINING_THREADS
     resources:
         **training(4000),
     params:

@@ -92,6 +92,9 @@ def minutes(number):
     return lambda wildcards, attempt: number * attempt
 
 
+TRAINING_THREADS = PARAMS.threads * PARAMS.processes  # which its processes share
+
+
 def training(mb):
     """Resources of training, where processes that decode pictures take memory too; a profile may set the launcher."""
     return {

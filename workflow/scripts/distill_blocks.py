@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from spaceevo.artifacts import Record
 from spaceevo.config import Augment, BlocksParams
@@ -13,7 +12,8 @@ from spaceevo.nn.store import STUDENT_KIND, load_teachers, write_module
 from spaceevo.scripting import run
 from spaceevo.space import load_hyperspace
 from spaceevo.train.blocks import PHASES, Students, distill
-from spaceevo.train.loop import Task, finish, share_threads_of_parts
+from spaceevo.train.loop import Task, finish
+from spaceevo.train.processes import join_training, share_threads_of_parts
 
 
 def main(
@@ -31,7 +31,7 @@ def main(
     folder: Path,
 ) -> None:
     """Write `<stage>_<block type>.safetensors` into `folder` for each of `stages` and every block type."""
-    accelerator = Accelerator()
+    accelerator = join_training()
     at_once = share_threads_of_parts(threads, accelerator)
     record = Record({"hyperspace": hyperspace, "blocks": blocks.model_dump(), "augment": augment.model_dump()}, seed)
     space = load_hyperspace(hyperspace)

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from spaceevo.artifacts import Record, read_json
 from spaceevo.config import Augment, Recipe, Sandwich
@@ -15,7 +14,8 @@ from spaceevo.nn.supernet import Supernet
 from spaceevo.scripting import run
 from spaceevo.search.sandwich import sandwich_sampler
 from spaceevo.space import parse_space
-from spaceevo.train.loop import Task, finish, share_threads_of_parts
+from spaceevo.train.loop import Task, finish
+from spaceevo.train.processes import join_training, share_threads_of_parts
 from spaceevo.train.supernet import train_fp32
 
 
@@ -36,7 +36,7 @@ def main(
 ) -> None:
     """Train all subnets of the space in `space`; `predictor` and `budgets`, a JSON list, serve sampling near them."""
     params = {"sandwich": sandwich.model_dump(), "fp32": recipe.model_dump(), "augment": augment.model_dump()}
-    accelerator = Accelerator()
+    accelerator = join_training()
     at_once = share_threads_of_parts(threads, accelerator)
     params |= {"subnet_budgets": json.loads(budgets)}
     record = Record(params, seed)

@@ -3,15 +3,14 @@
 import json
 from pathlib import Path
 
-from accelerate import Accelerator
-
 from spaceevo.artifacts import Record
 from spaceevo.config import Augment, Recipe, Sandwich
 from spaceevo.data.splits import load_split
 from spaceevo.nn.store import load_supernet, write_supernet
 from spaceevo.scripting import run
 from spaceevo.search.sandwich import sandwich_sampler
-from spaceevo.train.loop import Task, finish, share_threads_of_parts
+from spaceevo.train.loop import Task, finish
+from spaceevo.train.processes import join_training, share_threads_of_parts
 from spaceevo.train.supernet import train_int8
 
 
@@ -39,7 +38,7 @@ def main(
         "augment": augment.model_dump(),
         "subnet_budgets": json.loads(budgets),
     }
-    accelerator = Accelerator()
+    accelerator = join_training()
     at_once = share_threads_of_parts(threads, accelerator)
     record = Record(params, seed)
     network, spec = load_supernet(supernet)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from spaceevo.artifacts import Record
 from spaceevo.config import Augment, TeacherParams
@@ -14,6 +13,7 @@ from spaceevo.nn.teacher import build_teacher
 from spaceevo.scripting import run
 from spaceevo.space import load_hyperspace
 from spaceevo.train.loop import Task, finish
+from spaceevo.train.processes import join_training, own_threads
 from spaceevo.train.teacher import teacher_accuracy, teachers_at, train_teacher
 
 
@@ -31,8 +31,8 @@ def main(
     output: Path,
 ) -> None:
     """Train `teacher` on the split `train`, and see how often it is right on `val`."""
-    torch.set_num_threads(threads)
-    accelerator = Accelerator()
+    accelerator = join_training()
+    torch.set_num_threads(own_threads(threads, accelerator))
     record = Record({"hyperspace": hyperspace, "teacher": teacher.model_dump(), "augment": augment.model_dump()}, seed)
     split = load_split(train)
     spec = ImageSpec.of(split)
