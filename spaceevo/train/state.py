@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -14,6 +16,7 @@ from spaceevo.artifacts import Record, read_tensors, write_tensors
 from spaceevo.errors import ArtifactError
 
 CHECKPOINT_KIND = "checkpoint"
+SAME_START = 0.01  # of a tensor's norm: what it may be off to count as the same; another machine rounds otherwise
 _OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")  # of a parameter
 
 
@@ -43,11 +46,19 @@ class WeightAverage:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that a step changes."""
+    """All that a step changes, and what it was before the first one.
+
+    Attributes:
+        start: of the module's tensors by name, as `sketches`.
+    """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
+    start: Mapping[str, tuple[float, float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", sketches(self.module))
 
     def save(self, path: Path, run: str, step: int, record: Record) -> None:
         """Write the state before step number `step` of a run, which `run` identifies, and what it has cost."""
@@ -58,7 +69,8 @@ class TrainingState:
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.shadow.items()}
         arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-        write_tensors(path, CHECKPOINT_KIND, arrays, record, {"run": run, "step": step, "cost": record.cost()})
+        content = {"run": run, "step": step, "cost": record.cost(), "start": dict(self.start)}
+        write_tensors(path, CHECKPOINT_KIND, arrays, record, content)
 
     def restore(self, path: Path, run: str, record: Record, accelerator: Accelerator) -> int:
         """Load the state of an unfinished run; returns the step to go on with, 0 where there is none to load.
@@ -69,7 +81,8 @@ class TrainingState:
             return 0
         try:
             arrays, content = read_tensors(path, CHECKPOINT_KIND)
-            reason = "" if content["run"] == run else "is of other parameters, data or initial weights"
+            same = content["run"] == run and same_start(content["start"], self.start)
+            reason = "" if same else "is of other parameters, data or initial weights"
         except ArtifactError:
             reason = "is damaged"
         accelerator.wait_for_everyone()  # all have read it before one renames it
@@ -92,3 +105,27 @@ class TrainingState:
                 self.average.shadow[name].copy_(torch.from_numpy(arrays[f"average.{name}"]))
         record.resume(content["cost"])
         return int(content["step"])
+
+
+@torch.no_grad()
+def sketches(module: nn.Module) -> dict[str, tuple[float, float]]:
+    """What tells the tensors of modules apart, by name: their projection on a random direction, and their norm.
+
+    Quantizers are left out: their grids are fitted to weights and pictures, and rounding may move them by a step.
+    """
+    found = {}
+    for number, (name, tensor) in enumerate(module.state_dict().items()):
+        if tensor.is_floating_point() and "quantizer" not in name:
+            values = tensor.detach().cpu().double().flatten().numpy()
+            direction = np.random.default_rng(number).standard_normal(len(values), dtype=np.float32)
+            found[name] = float(values @ direction), float(np.linalg.norm(values))
+    return found
+
+
+def same_start(earlier: Mapping[str, tuple[float, float]], now: Mapping[str, tuple[float, float]]) -> bool:
+    """Whether two sketches are of the same weights, up to rounding."""
+    return earlier.keys() == now.keys() and all(
+        max(abs(first - second) for first, second in zip(earlier[name], now[name], strict=True))
+        <= SAME_START * now[name][1]
+        for name in now
+    )

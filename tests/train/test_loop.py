@@ -207,6 +207,21 @@ def test_a_checkpoint_of_other_images_is_ignored(setting, other):
     assert seen == list(range(STEPS))
 
 
+def test_a_run_goes_on_where_its_first_weights_are_rounded_otherwise(setting):
+    """As on another kind of processor, on which orthogonal weights and fitted grids come out a bit different."""
+    with pytest.raises(KilledError):
+        setting.run(Net(), stop_at=7)
+    net, whole, seen = Net(), Net(), []
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(1 + 1e-5)
+    setting.run(net, seen=seen)
+    assert seen == list(range(6, STEPS))
+    finish(setting.task)
+    setting.run(whole)
+    assert same(whole, net)
+
+
 def test_a_checkpoint_that_started_from_other_weights_is_ignored(setting):
     """As the INT8 phase of a supernet whose FP32 phase was done anew."""
     with pytest.raises(KilledError):
