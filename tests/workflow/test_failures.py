@@ -229,7 +229,9 @@ WRONG_FOLDERS = {
 
 def preparation(root: Path, out: Path, **options: Any) -> list[str]:
     dataset = {"name": "imagefolder", "root": str(root), "val_fraction": 0.2, "test_fraction": 0.2, **options}
-    return command("prepare_data", dataset=dataset, seed=0, **{split: out / f"{split}.parquet" for split in SPLITS})
+    return command(
+        "prepare_data", dataset=dataset, download=0, seed=0, **{split: out / f"{split}.parquet" for split in SPLITS}
+    )
 
 
 @pytest.mark.parametrize("make, mentions", WRONG_FOLDERS.items(), ids=[make.__name__ for make in WRONG_FOLDERS])

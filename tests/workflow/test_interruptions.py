@@ -29,7 +29,7 @@ def writing(format: str, out: Path) -> list[str]:
         return command("merge_lut", arguments=["results/lut.parquet"], output=made)
     dataset = {"name": "clutter", "clutter": {"train_images": 20, "val_images": 20, "test_images": 20}}
     others = {split: out / f"{split}.safetensors" for split in ("val", "test")}
-    return command("prepare_data", dataset=dataset, seed=0, train=made, **others)
+    return command("prepare_data", dataset=dataset, download=0, seed=0, train=made, **others)
 
 
 # Mounts a file system of two pages on $1 in a mount namespace of its own, copies $2 there, runs the rest, and copies to
