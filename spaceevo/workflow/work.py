@@ -121,8 +121,7 @@ def work(rule: str, stage: str | None, values: Values, setting: Setting) -> floa
             return SIMULATED * _searched_images(values["search"]) * mean.random
         case "compare_space":
             drawn = SUBNET_BUDGETS * values["comparison.random_subnets"]
-            search = {key.removeprefix("search."): value for key, value in values.items()}
-            return SIMULATED * _searched_images(search, drawn) * mean.random
+            return SIMULATED * _searched_images(values["search"], drawn) * mean.random
         case "extract_seqnet":
             images = values["export.recalibration_images"] + values["export.verify_images"]
             return float(SIMULATED * images * mean.random)

@@ -70,11 +70,8 @@ rule compare_space:
         mem_mb=memory(3000),
         runtime=minutes(1440),
     params:
-        settings=knob("search.settings"),
-        shortlist=knob("search.shortlist"),
-        val_images=knob("search.val_images"),
-        recalibration_images=knob("search.recalibration_images"),
-        final_recalibration_images=knob("export.recalibration_images"),
+        search=knob("search", without=["remeasure"]),
+        recalibration_images=knob("export.recalibration_images"),
         budgets=knob("devices.{device}.subnet_budgets"),
         budgets_seed=knob("seed"),
         random_subnets=knob("comparison.random_subnets"),
@@ -83,9 +80,7 @@ rule compare_space:
     shell:
         "python workflow/scripts/compare_space.py --supernet {input.supernet} --predictor {input.predictor} "
         "--train {input.train} --val {input.val} --test {input.test} "
-        "--settings {params.settings:q} --shortlist {params.shortlist:q} --val-images {params.val_images} "
-        "--recalibration-images {params.recalibration_images} "
-        "--final-recalibration-images {params.final_recalibration_images} --budgets {params.budgets:q} --budgets-seed {params.budgets_seed} "
+        "--search {params.search:q} --recalibration-images {params.recalibration_images} --budgets {params.budgets:q} --budgets-seed {params.budgets_seed} "
         "--random-subnets {params.random_subnets} --seed {params.seed} --threads {threads} "
         "--output {output} 2> {log}"
 

@@ -8,14 +8,17 @@ from spaceevo.workflow.facts import device_text, hyperspace_digest
 from spaceevo.workflow.values import Value
 
 
-def knob(key):
-    """A parameter of rules: the value of a key of params.yaml, such as "supernet.fp32" or "devices.{device}.limits"."""
+def knob(key, without=()):
+    """A parameter of rules: the value of a key of params.yaml, such as "supernet.fp32" or "devices.{device}.limits".
+
+    A section may come without some of its fields.
+    """
 
     def value(wildcards):
         path, found = key.format(**wildcards), PARAMS
         for name in path.split("."):
             found = found[name] if isinstance(found, dict) else getattr(found, name)
-        return Value(path, found)
+        return Value(path, found, without)
 
     return value
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from spaceevo.artifacts import Record, write_table
-from spaceevo.config import ShortlistSettings, SubnetSearchSettings
+from spaceevo.config import SearchParams
 from spaceevo.data.pictures import Pictures
 from spaceevo.data.splits import load_split
 from spaceevo.latency.budgets import resolve_budgets
@@ -27,11 +27,8 @@ def main(
     train: Path,
     val: Path,
     test: Path,
-    settings: SubnetSearchSettings,
-    shortlist: ShortlistSettings,
-    val_images: int,
+    search: SearchParams,
     recalibration_images: int,
-    final_recalibration_images: int,
     budgets: str,
     budgets_seed: int,
     random_subnets: int,
@@ -39,20 +36,10 @@ def main(
     threads: int,
     output: Path,
 ) -> None:
-    """Write the outcomes of one supernet to `output`; `budgets` is a JSON list, and percentages have a seed.
-
-    Winners are tested with statistics of `final_recalibration_images`, as SEQnets are.
-    """
+    """Write the outcomes of one supernet to `output`; `budgets` is a JSON list, and percentages have a seed."""
     at_once = share_threads(threads)
-    params = {
-        "settings": settings.model_dump(),
-        "shortlist": shortlist.model_dump(),
-        "val_images": val_images,
-        "recalibration_images": recalibration_images,
-        "final_recalibration_images": final_recalibration_images,
-        "budgets": json.loads(budgets),
-    }
-    record = Record(params, seed)
+    params = {"search": search.model_dump(), "budgets": json.loads(budgets)}
+    record = Record(params | {"recalibration_images": recalibration_images}, seed)
     network, spec = load_supernet(supernet)
     latency = read_own_predictor(predictor)
     space, classes = network.space, len(spec.classes)
@@ -68,7 +55,7 @@ def main(
         return SubnetEvaluator(network, seen(statistics), shown, None)
 
     def val_accuracy(count: int) -> Callable[[Subnet], float]:
-        return evaluator(val, count, recalibration_images).accuracy
+        return evaluator(val, count, search.recalibration_images).accuracy
 
     def latency_ms(subnet: Subnet) -> float:
         return latency.predict_subnet(space, subnet, classes).latency_ms
@@ -77,11 +64,11 @@ def main(
         table = outcomes(
             space,
             latency_ms,
-            val_accuracy(val_images),
-            evaluator(test, None, final_recalibration_images).accuracy,
+            val_accuracy(search.val_images),
+            evaluator(test, None, recalibration_images).accuracy,
             budgets_ms,
-            settings,
-            shortlist_of(shortlist, val_accuracy),
+            search.settings,
+            shortlist_of(search.shortlist, val_accuracy),
             random_subnets,
             seed,
             mapper,
