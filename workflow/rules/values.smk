@@ -26,7 +26,7 @@ def knob(key, without=()):
 def dataset(wildcards):
     """A parameter of rules: the dataset without what its pictures do not depend on."""
     unused = {"download"} | (set() if PARAMS.dataset.name == "clutter" else {"clutter"})
-    return Value("dataset", PARAMS.dataset, without=unused)
+    return knob("dataset", without=unused)(wildcards)
 
 
 def code_of(script):
