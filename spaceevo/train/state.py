@@ -44,7 +44,7 @@ class WeightAverage:
             parameter.copy_(self.shadow[name])
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainingState:
     """All that a step changes, and what it was before the first one.
 
@@ -58,7 +58,7 @@ class TrainingState:
     start: Mapping[str, tuple[float, float]] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "start", sketches(self.module))
+        self.start = sketches(self.module)
 
     def save(self, path: Path, run: str, step: int, record: Record) -> None:
         """Write the state before step number `step` of a run, which `run` identifies, and what it has cost."""
